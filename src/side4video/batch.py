@@ -1,0 +1,72 @@
+"""The values that cross folders: one `Clip`, a `VideoBatch`, a `TaskOutput`. Frozen, and nothing but data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, device
+
+
+@dataclass(frozen=True)
+class Clip:
+    """T frames of one video, decoded and augmented.
+
+    `frames_TCHW` is float32 and normalised for the backbone. `index` is the record's place in its manifest, `view`
+    counts the views (crops x clips, or repeated augmentations) of one record.
+    """
+
+    frames_TCHW: Tensor
+    label: int
+    index: int
+    path: str
+    view: int = 0
+
+
+@dataclass(frozen=True)
+class BrokenClip:
+    """A record whose video could not be read: kept by name, counted, never replaced."""
+
+    index: int
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class VideoBatch:
+    """B clips. `labels_BK` holds soft labels once mixup or cutmix has run, else `None`.
+
+    `clip_BTCHW` is float32, `labels_B`, `indices_B` and `views_B` are int64. `broken` lists the records of this batch
+    that could not be read; they are not among the B clips. B may be 0 when all of them were broken.
+    """
+
+    clip_BTCHW: Tensor
+    labels_B: Tensor
+    indices_B: Tensor
+    views_B: Tensor
+    broken: tuple[BrokenClip, ...] = field(default=())
+    labels_BK: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.clip_BTCHW.shape[0]
+
+    def to(self, target: device | str, *, non_blocking: bool = False) -> VideoBatch:
+        """The same batch with its tensors on another device."""
+        soft_BK = None if self.labels_BK is None else self.labels_BK.to(target, non_blocking=non_blocking)
+        return replace(
+            self,
+            clip_BTCHW=self.clip_BTCHW.to(target, non_blocking=non_blocking),
+            labels_B=self.labels_B.to(target, non_blocking=non_blocking),
+            indices_B=self.indices_B.to(target, non_blocking=non_blocking),
+            views_B=self.views_B.to(target, non_blocking=non_blocking),
+            labels_BK=soft_BK,
+        )
+
+
+@dataclass(frozen=True)
+class TaskOutput:
+    """What a task makes of a batch: `loss` is a scalar to differentiate, `logits_BK` are scores before softmax."""
+
+    loss: Tensor
+    logits_BK: Tensor

@@ -1,0 +1,1 @@
+"""Settings: typed, frozen, validated. Reading them needs neither torch nor the rest of the package."""

@@ -1,0 +1,77 @@
+"""Our exceptions. Everything a user can cause derives from `Side4VideoError`; the command line turns it into exit code 2.
+
+    Side4VideoError
+    ├── InputError (also ValueError)      a bad value: what, what came, what is allowed
+    │   ├── ConfigError                   a setting: unknown, of the wrong type, or not allowed with another
+    │   ├── BackboneError                 an image model that is unknown, unreachable or has no patch tokens
+    │   ├── DataError                     a data set: missing, empty, malformed, with labels that do not fit
+    │   │   └── VideoError                one video that cannot be read; `.path` and `.reason` say which and why
+    │   └── CheckpointError               weights or a run folder that do not fit or are damaged
+    ├── MissingExtraError (also ImportError)   an optional dependency; the message names the extra
+    └── TrainingError (also RuntimeError)      training had to stop: NaN loss, too many broken videos
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+
+
+class Side4VideoError(Exception):
+    """Base of every error that the package raises on purpose."""
+
+
+class InputError(Side4VideoError, ValueError):
+    """A value that came from the user and is not allowed."""
+
+
+class ConfigError(InputError):
+    """A setting that is unknown, of the wrong type, or not allowed."""
+
+
+class BackboneError(InputError):
+    """An image model that is unknown, cannot be had, or cannot be used."""
+
+
+class DataError(InputError):
+    """A data set that is missing, empty or malformed."""
+
+
+class VideoError(DataError):
+    """One video that cannot be read.
+
+    `path` is the video as the user named it, `reason` a short lower-case clause such as ``"no video stream"``.
+    """
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = str(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[VideoError], tuple[str, str]]:
+        # exceptions cross process borders (data workers); the default rebuilds from the one formatted argument
+        return type(self), (self.path, self.reason)
+
+
+class CheckpointError(InputError):
+    """Weights or a run folder that do not fit this model or are damaged."""
+
+
+class MissingExtraError(Side4VideoError, ImportError):
+    """An optional dependency that is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; it comes with: pip install 'side4video[{extra}]'")
+        self.package = package
+        self.extra = extra
+
+
+class TrainingError(Side4VideoError, RuntimeError):
+    """Training had to stop; what was kept and how to go on is in the message."""
+
+
+def nearest_names(name: str, known: Iterable[str], limit: int = 3) -> str:
+    """A clause that suggests the known names nearest to `name`, or an empty string when none is near."""
+    close = get_close_matches(name, list(known), n=limit, cutoff=0.5)
+    return f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
