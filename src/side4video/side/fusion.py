@@ -1,0 +1,45 @@
+"""Where the frozen tokens enter: the projection to the side width, and the average with the side stream.
+
+Source: Side4Video, arXiv:2311.15769, "Side4Video", fusion of ladder features. The released code puts the layer norm
+before the linear map for CLIP and after it for EVA; both are settings of one module here.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+class Projection(nn.Module):
+    """Layer norm and linear map from the backbone's width D to the side width S, in either order."""
+
+    def __init__(self, backbone_width: int, width: int, *, norm_at: Literal["input", "output"]) -> None:
+        super().__init__()
+        self.norm_at = norm_at
+        self.norm = nn.LayerNorm(backbone_width if norm_at == "input" else width)
+        self.linear = nn.Linear(backbone_width, width)
+
+    def forward(self, tokens_BTAD: Tensor) -> Tensor:
+        if not torch.is_autocast_enabled(tokens_BTAD.device.type):
+            # the backbone may run in another precision than the side network
+            tokens_BTAD = tokens_BTAD.to(self.linear.weight.dtype)
+        if self.norm_at == "input":
+            return self.linear(self.norm(tokens_BTAD))
+        return self.norm(self.linear(tokens_BTAD))
+
+
+def fuse(side_BTNS: Tensor | None, projected_BTNS: Tensor) -> Tensor:
+    """The mean of the side stream and the projected frozen tokens; the tokens alone when there is no stream yet."""
+    return projected_BTNS if side_BTNS is None else 0.5 * side_BTNS + 0.5 * projected_BTNS
+
+
+def shift_class_tokens(class_BTS: Tensor) -> Tensor:
+    """Each frame's token made of its neighbours: first half of the channels from the next frame, second half from the
+    previous one, zeros where there is none. No channel keeps its own frame."""
+    half = class_BTS.shape[-1] // 2
+    zeros_B1S = class_BTS.new_zeros(class_BTS.shape[0], 1, class_BTS.shape[-1])
+    from_next_BTS = torch.cat([class_BTS[:, 1:, :half], zeros_B1S[..., :half]], dim=1)
+    from_previous_BTS = torch.cat([zeros_B1S[..., half:], class_BTS[:, :-1, half:]], dim=1)
+    return torch.cat([from_next_BTS, from_previous_BTS], dim=-1)

@@ -1,0 +1,193 @@
+"""The side network: a stem on the pixels, then one projection, fusion and side block for every tapped frozen block.
+
+It consumes the frozen tokens as they come, so that no list of layers ever exists. Batch, number of frames and frame
+size are free: the position table is resampled when the grid differs from the one the network was made for.
+
+Source: Side4Video, arXiv:2311.15769, "Side4Video". We differ in the stem's arithmetic only: the (3, p, p) convolution
+runs as one image convolution with three times the channels and a sum over time, which needs no video layout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from side4video.side.block import SideBlock, apply_norm, make_norm
+from side4video.side.fusion import Projection, fuse, shift_class_tokens
+from side4video.side.init import initialise
+from side4video.side.spec import SideSpec, resolve_taps
+
+STEM_FRAMES = 3
+
+
+class FrozenTokens(Protocol):
+    """What the network reads of a frozen block: all its tokens, prefix tokens first, then patches row by row."""
+
+    @property
+    def tokens_BTAD(self) -> Tensor: ...
+    @property
+    def num_prefix(self) -> int: ...
+    @property
+    def has_class_token(self) -> bool: ...
+    @property
+    def grid_YX(self) -> tuple[int, int]: ...
+
+
+@dataclass(frozen=True)
+class SideOutput:
+    """`frames_BTS`: one vector a frame, the chosen representation. `patches_BTNS`: the last side block's patches."""
+
+    frames_BTS: Tensor
+    patches_BTNS: Tensor
+
+
+class SideNetwork(nn.Module):
+    """The trainable network beside a frozen backbone.
+
+    `depth` and `backbone_width` are the backbone's, `grid_YX` its patch grid at its usual input size, `patch_size` the
+    height and width of a patch in pixels.
+
+    Raises:
+        ConfigError: taps that the backbone does not have.
+    """
+
+    def __init__(
+        self,
+        spec: SideSpec,
+        *,
+        backbone_width: int,
+        depth: int,
+        grid_YX: tuple[int, int],
+        patch_size: tuple[int, int],
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.taps = resolve_taps(spec.taps, depth)
+        self.grid_YX = grid_YX
+        self.carries_token = spec.representation != "gap"
+        rows = grid_YX[0] * grid_YX[1] + spec.position_on_class
+        self.position = nn.Parameter(torch.empty(rows, spec.width))
+        self.extra_token = nn.Parameter(torch.empty(spec.width)) if spec.representation == "extra" else None
+        self.stem = Stem(spec, patch_size) if spec.stem else None
+        self.projections = nn.ModuleList(
+            Projection(backbone_width, spec.width, norm_at=spec.projection_norm) for _ in self.taps
+        )
+        self.blocks = nn.ModuleList(SideBlock(spec) for _ in self.taps)
+        self.norm = make_norm(spec) if spec.final_norm else None
+        initialise(self, spec, generator)
+
+    def forward(self, clip_BTCHW: Tensor, layers: Iterable[FrozenTokens]) -> SideOutput:
+        """The clip's features, from normalised pixels and the tapped frozen blocks in order of depth.
+
+        Raises:
+            ValueError: another number of frozen blocks than taps, or a stem whose patches do not fit the grid.
+        """
+        side_BTMS: Tensor | None = None
+        for side_BTMS in self.stream(clip_BTCHW, layers):  # noqa: B007
+            pass
+        assert side_BTMS is not None
+        if self.norm is not None:
+            side_BTMS = apply_norm(self.norm, side_BTMS)
+        patches_BTNS = side_BTMS[:, :, self.carries_token :]
+        frames_BTS = side_BTMS[:, :, 0] if self.carries_token else patches_BTNS.mean(2)
+        return SideOutput(frames_BTS, patches_BTNS)
+
+    def stream(self, clip_BTCHW: Tensor, layers: Iterable[FrozenTokens]) -> Iterator[Tensor]:
+        """The side stream after each side block, BTMS, before the final norm; patches follow the carried token, if any.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        side_BTMS: Tensor | None = None
+        stem_BTNS = self.stem(clip_BTCHW) if self.stem is not None else None
+        position_QS: Tensor | None = None
+        index = -1
+        for index, tokens in enumerate(layers):
+            if index >= len(self.blocks):
+                raise ValueError(f"the side network has {len(self.blocks)} taps; got more frozen blocks than that")
+            projected_BTNS, class_BTS = self._project(index, tokens)
+            if side_BTMS is None:
+                if stem_BTNS is not None and stem_BTNS.shape != projected_BTNS.shape:
+                    raise ValueError(
+                        f"the stem's patches {tuple(stem_BTNS.shape)} do not fit the frozen patches "
+                        f"{tuple(projected_BTNS.shape)}; turn the stem off (side.stem=false) for this backbone"
+                    )
+                position_QS = self._positions(tokens.grid_YX)
+            assert position_QS is not None
+            side_BTMS = self._fuse(side_BTMS, stem_BTNS, projected_BTNS, class_BTS)
+            stem_BTNS = None
+            shifted_BTS = shift_class_tokens(class_BTS) if self.spec.shift else class_BTS
+            side_BTMS = self.blocks[index](side_BTMS, shifted_BTS, position_QS)
+            yield side_BTMS
+        if index + 1 != len(self.blocks):
+            raise ValueError(f"the side network has {len(self.blocks)} taps; got {index + 1} frozen blocks")
+
+    def _project(self, index: int, tokens: FrozenTokens) -> tuple[Tensor, Tensor]:
+        """Projected patches and class token; a backbone without one lends the frame's mean patch."""
+        projection = self.projections[index]
+        if tokens.has_class_token:
+            projected_BTAS = projection(tokens.tokens_BTAD)
+            return projected_BTAS[:, :, tokens.num_prefix :], projected_BTAS[:, :, 0].clone()
+        patches_BTND = tokens.tokens_BTAD[:, :, tokens.num_prefix :]
+        return projection(patches_BTND), projection(patches_BTND.mean(2))
+
+    def _fuse(
+        self, side_BTMS: Tensor | None, stem_BTNS: Tensor | None, projected_BTNS: Tensor, class_BTS: Tensor
+    ) -> Tensor:
+        if not self.carries_token:
+            return fuse(stem_BTNS if side_BTMS is None else side_BTMS, projected_BTNS)
+        patches_BTNS = stem_BTNS if side_BTMS is None else side_BTMS[:, :, 1:]
+        if self.extra_token is not None:
+            carried_BTS = self.extra_token.expand_as(class_BTS) if side_BTMS is None else side_BTMS[:, :, 0]
+        else:
+            carried_BTS = fuse(None if side_BTMS is None else side_BTMS[:, :, 0], class_BTS)
+        return torch.cat([carried_BTS.unsqueeze(2).to(projected_BTNS.dtype), fuse(patches_BTNS, projected_BTNS)], dim=2)
+
+    def _positions(self, grid_YX: tuple[int, int]) -> Tensor:
+        """Position rows for the class token, the carried token and the patches of this grid."""
+        has_row = self.spec.position_on_class
+        patches_NS = self.position[has_row:]
+        if grid_YX != self.grid_YX:
+            patches_NS = resample_positions(patches_NS, self.grid_YX, grid_YX)
+        zeros_1S = patches_NS.new_zeros(1, patches_NS.shape[1])
+        class_1S = self.position[:1] if has_row else zeros_1S
+        carried = [zeros_1S] if self.carries_token else []
+        return torch.cat([class_1S, *carried, patches_NS])
+
+
+class Stem(nn.Module):
+    """3D patch convolution of the pixels, kernel (3, p, p), stride (1, p, p), zero padding in time; then the norm."""
+
+    def __init__(self, spec: SideSpec, patch_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.weight = nn.Parameter(torch.empty(spec.width, 3, STEM_FRAMES, *patch_size))
+        self.bias = nn.Parameter(torch.empty(spec.width))
+        bound = 1 / math.sqrt(3 * STEM_FRAMES * patch_size[0] * patch_size[1])
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+        self.norm = make_norm(spec)
+
+    def forward(self, clip_BTCHW: Tensor) -> Tensor:
+        """BTCHW pixels to BTNS patches."""
+        batch, num_frames = clip_BTCHW.shape[:2]
+        # one image convolution gives what each frame contributes to its next, own and previous frame
+        kernels = self.weight.transpose(1, 2).transpose(0, 1).flatten(0, 1)
+        parts_IRYX = F.conv2d(clip_BTCHW.flatten(0, 1), kernels, stride=self.patch_size)
+        to_next, own, to_previous = parts_IRYX.flatten(2).transpose(1, 2).unflatten(0, (batch, num_frames)).chunk(3, -1)
+        patches_BTNS = own + F.pad(to_next[:, :-1], (0, 0, 0, 0, 1, 0)) + F.pad(to_previous[:, 1:], (0, 0, 0, 0, 0, 1))
+        return apply_norm(self.norm, patches_BTNS + self.bias)
+
+
+def resample_positions(position_NS: Tensor, from_YX: tuple[int, int], to_YX: tuple[int, int]) -> Tensor:
+    """A position table for another grid, by bicubic interpolation in float32."""
+    table_1SYX = position_NS.float().T.unflatten(1, from_YX).unsqueeze(0)
+    resampled_1SYX = F.interpolate(table_1SYX, size=to_YX, mode="bicubic", align_corners=False, antialias=False)
+    return resampled_1SYX.flatten(2).squeeze(0).T.to(position_NS.dtype)
