@@ -1,0 +1,303 @@
+"""What every frozen image model promises, and the wrapper that freezes and streams it.
+
+A family of image models is one adapter: a module that keeps the promises of `ImageTrunk`. `FrozenBackbone` owns such a
+trunk: it switches off gradients and training mode, casts the weights once, and runs block after block, handing each
+tapped block's tokens to the caller before it goes on. It keeps no list, so the memory of a pass is one layer's tokens
+whatever the depth.
+
+Shapes: A = P + N, all tokens of a frame, prefix tokens first, patches row by row. E is the width that `finish` gives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, final, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from side4video.errors import BackboneError
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The pixels that a backbone was trained on, from its library's own record.
+
+    `mean` and `std` are per RGB channel for pixels in 0..1, `image_size` is height, width, `interpolation` is
+    ``"bicubic"``, ``"bilinear"`` or ``"nearest"``.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    image_size: tuple[int, int]
+    interpolation: str
+
+
+@dataclass(frozen=True)
+class LayerTokens:
+    """The full output of one frozen block: its residual stream, without the final norm, in the backbone's precision.
+
+    `layer` is the 0-based index of the block. Prefix tokens (class token, registers) come first, then the patches row
+    by row. With `has_class_token`, token 0 is the class token.
+    """
+
+    layer: int
+    tokens_BTAD: Tensor
+    num_prefix: int
+    has_class_token: bool
+    grid_YX: tuple[int, int]
+
+    @property
+    def patches_BTND(self) -> Tensor:
+        """The patch tokens, a view."""
+        return self.tokens_BTAD[:, :, self.num_prefix :]
+
+    @property
+    def class_BTD(self) -> Tensor:
+        """The class token (a view), or the mean of the frame's patches when the backbone has none."""
+        return self.tokens_BTAD[:, :, 0] if self.has_class_token else self.patches_BTND.mean(dim=2)
+
+
+@runtime_checkable
+class ImageTrunk(Protocol):
+    """What an adapter promises; it is also an `nn.Module`.
+
+    `post_norm` is true for post-norm EVA trunks, which have their own dialect of side network.
+    """
+
+    width: int
+    depth: int
+    num_prefix: int
+    has_class_token: bool
+    patch_size: tuple[int, int]
+    post_norm: bool
+    preprocessing: Preprocessing
+
+    def embed(self, images_ICHW: Tensor) -> tuple[Tensor, Any]:
+        """Tokens before the first block, shape IAD, and whatever the blocks need besides.
+
+        That context depends on the size of the images only, not on what is in them or how many there are: a slice of
+        the images may be run with the context of another slice.
+        """
+        ...
+
+    def run_block(self, index: int, tokens_IAD: Tensor, context: Any) -> Tensor:
+        """The output of one block, a new tensor; the input is left as it was."""
+        ...
+
+    def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of patches for images of this height and width.
+
+        Raises:
+            BackboneError: when the model cannot take images of that size.
+        """
+        ...
+
+    def finish(self, tokens_IAD: Tensor) -> Tensor:
+        """The image embedding, shape IE, from the last block's tokens, as the library pools, norms and projects it.
+
+        Raises:
+            BackboneError: when the library's model has none.
+        """
+        ...
+
+
+@final
+class FrozenBackbone(nn.Module):
+    """A frozen image model that yields the tokens of its blocks one by one.
+
+    The trunk belongs to this object from here on: its parameters stop requiring gradients, it stays in eval mode
+    through any `train()`, and its weights are cast to `precision` (`None` leaves them). `name` is what a run stores to
+    find it again.
+
+    Raises:
+        BackboneError: when the trunk lacks a member of `ImageTrunk`.
+    """
+
+    trunk: ImageTrunk
+
+    def __init__(self, trunk: nn.Module, *, name: str, precision: torch.dtype | None = None) -> None:
+        super().__init__()
+        if not isinstance(trunk, ImageTrunk):
+            raise BackboneError(
+                f"backbone {name!r}: a trunk must be an nn.Module with the members of ImageTrunk, "
+                f"got {type(trunk).__name__}"
+            )
+        self.name = name
+        self.trunk = trunk
+        self._hash: str | None = None
+        trunk.requires_grad_(requires_grad=False)
+        trunk.eval()
+        if precision is not None and any(p.dtype != precision for p in trunk.parameters() if p.is_floating_point()):
+            # a cast may drop bits, and the hash speaks of the weights as they came
+            self._hash = content_hash(trunk)
+            trunk.to(precision)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The pixels that the model wants."""
+        return self.trunk.preprocessing
+
+    @property
+    def width(self) -> int:
+        """Channels D of a token."""
+        return self.trunk.width
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return self.trunk.depth
+
+    @property
+    def num_prefix(self) -> int:
+        """Tokens P before the patches."""
+        return self.trunk.num_prefix
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether token 0 is a class token."""
+        return self.trunk.has_class_token
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """Height and width of a patch in pixels."""
+        return self.trunk.patch_size
+
+    @property
+    def post_norm(self) -> bool:
+        """Whether the blocks are post-norm, as in EVA's largest CLIP."""
+        return self.trunk.post_norm
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The type of the weights and of the tokens."""
+        return next(p.dtype for p in self._module.parameters() if p.is_floating_point())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self._module.parameters()).device
+
+    @property
+    def _module(self) -> nn.Module:
+        assert isinstance(self.trunk, nn.Module)
+        return self.trunk
+
+    def train(self, mode: bool = True) -> FrozenBackbone:  # noqa: ARG002 - the signature is PyTorch's
+        """Stays in eval mode whatever `mode` says."""
+        return super().train(mode=False)
+
+    def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of patches for images of this height and width.
+
+        Raises:
+            BackboneError: when the model cannot take images of that size.
+        """
+        return self.trunk.grid(image_size)
+
+    def stream(
+        self, clip_BTCHW: Tensor, taps: Sequence[int], *, frame_slice: int | None = None
+    ) -> Iterator[LayerTokens]:
+        """The outputs of the tapped blocks, in order of depth, each as soon as it is there.
+
+        No gradient is recorded, the caller's gradient mode is untouched between two layers, and blocks after the last
+        tap do not run. `frame_slice` runs every block over that many frames at a time. The tokens are in the
+        backbone's own precision, also inside autocast, and are never changed afterwards.
+
+        Raises:
+            BackboneError: for pixels that are not BTCHW, a size that does not fit, or taps outside the depth.
+        """
+        wanted = self._check_taps(taps)
+        images_ICHW, grid_YX = self._images(clip_BTCHW)
+        B, T = clip_BTCHW.shape[:2]
+        for index, tokens_IAD in self._run(images_ICHW, last=max(wanted), frame_slice=frame_slice):
+            if index in wanted:
+                yield LayerTokens(
+                    layer=index,
+                    tokens_BTAD=tokens_IAD.unflatten(0, (B, T)),
+                    num_prefix=self.num_prefix,
+                    has_class_token=self.has_class_token,
+                    grid_YX=grid_YX,
+                )
+
+    def features(self, clip_BTCHW: Tensor, *, frame_slice: int | None = None) -> Tensor:
+        """The library's own embedding of each frame, shape BTE: what a linear probe or CLIP's text tower sees.
+
+        Raises:
+            BackboneError: as `stream`, or when the model has no such embedding.
+        """
+        images_ICHW, _ = self._images(clip_BTCHW)
+        tokens_IAD = images_ICHW
+        for _, tokens_IAD in self._run(images_ICHW, last=self.depth - 1, frame_slice=frame_slice):  # noqa: B007
+            pass
+        with torch.no_grad(), _own_precision(tokens_IAD):
+            features_IE = self.trunk.finish(tokens_IAD)
+        return features_IE.unflatten(0, tuple(clip_BTCHW.shape[:2]))
+
+    def content_hash(self) -> str:
+        """sha256 of the weights as they came, before any cast: the same on every device and in every precision."""
+        if self._hash is None:
+            self._hash = content_hash(self._module)
+        return self._hash
+
+    def identity(self) -> dict[str, Any]:
+        """What a run stores about its backbone: plain JSON values."""
+        return {
+            "name": self.name,
+            "hash": self.content_hash(),
+            "image_size": list(self.preprocessing.image_size),
+            "patch_size": list(self.patch_size),
+            "width": self.width,
+            "depth": self.depth,
+            "num_prefix": self.num_prefix,
+            "has_class_token": self.has_class_token,
+        }
+
+    def extra_repr(self) -> str:
+        """Name and precision."""
+        return f"name={self.name!r}, precision={self.precision}"
+
+    def _check_taps(self, taps: Sequence[int]) -> frozenset[int]:
+        if not taps or not all(0 <= tap < self.depth for tap in taps):
+            raise BackboneError(
+                f"taps: got {list(taps)}, allowed are one or more block indices from 0 to {self.depth - 1}"
+            )
+        return frozenset(taps)
+
+    def _images(self, clip_BTCHW: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        if clip_BTCHW.ndim != 5 or clip_BTCHW.shape[2] != 3:
+            raise BackboneError(f"clip: got shape {tuple(clip_BTCHW.shape)}, wanted (clips, frames, 3, height, width)")
+        height, width = clip_BTCHW.shape[-2:]
+        return clip_BTCHW.flatten(0, 1).to(self.precision), self.trunk.grid((height, width))
+
+    def _run(self, images_ICHW: Tensor, *, last: int, frame_slice: int | None) -> Iterator[tuple[int, Tensor]]:
+        # gradient mode is entered per block: across a yield it would leak into the caller
+        step = frame_slice or max(1, images_ICHW.shape[0])
+        with torch.no_grad(), _own_precision(images_ICHW):
+            parts = [self.trunk.embed(part) for part in images_ICHW.split(step)]
+            tokens_IAD, context = _join([tokens for tokens, _ in parts]), parts[0][1]
+            del parts
+        for index in range(last + 1):
+            with torch.no_grad(), _own_precision(tokens_IAD):
+                tokens_IAD = _join([self.trunk.run_block(index, part, context) for part in tokens_IAD.split(step)])
+            yield index, tokens_IAD
+
+
+def content_hash(module: nn.Module) -> str:
+    """sha256 over the names, shapes and values of a module's state, floats as float32."""
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        exact = value.float() if value.is_floating_point() else value
+        digest.update(f"{key}{tuple(value.shape)}".encode())
+        digest.update(exact.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _own_precision(like: Tensor) -> torch.autocast:
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
