@@ -1,0 +1,140 @@
+"""The argument parser of one command: jsonargparse with our errors, our help, and settings as flags.
+
+jsonargparse splits the words; the values of settings stay text here and are checked in `config/load.py`, so that a
+flag, a `key=value` and a recipe give the same message.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from argparse import SUPPRESS
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+from side4video.config.describe import describe_allowed, known_settings, setting_groups, unknown_setting
+from side4video.config.load import is_override
+from side4video.errors import ConfigError, nearest_names
+
+_WRONG_TYPE = re.compile(r'Parser key "([\w.]+)":\s+(?:Expected an? )?(.*?)\.? Got value: (.*)', re.DOTALL)
+_TYPE_NAMES = {"<class 'int'>": "a whole number", "<class 'float'>": "a number", "<class 'str'>": "text"}
+_NOT_SET: Any = SUPPRESS
+
+
+class CommandParser(ArgumentParser):
+    """The parser of one command.
+
+    Positional words may stand anywhere between the options, and a wrong word raises `ConfigError` instead of ending the
+    process.
+    """
+
+    def __init__(self, *, prog: str, usage: str, description: str, epilog: str) -> None:
+        super().__init__(
+            prog=prog,
+            usage=f"{prog} {usage}",
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self._takes_no_value: set[str] = {"-h", "--help"}
+        self._flags: list[str] = ["--help"]
+        self._settings: dict[str, str] = {}
+
+    def add_switch(self, *names: str, help: str) -> None:
+        """An option without a value."""
+        self._takes_no_value.update(names)
+        self._flags.extend(names)
+        self.add_argument(*names, action="store_true", help=help)
+
+    def add_option(self, *names: str, help: str, **kwargs: Any) -> None:
+        """An option with a value."""
+        self._flags.extend(names)
+        self.add_argument(*names, help=help, **kwargs)
+
+    def add_common(self) -> None:
+        """The switches that every command has."""
+        self.add_switch("--json", help="print one JSON value on standard output and nothing else there")
+        self.add_switch("--debug", help="show the traceback of an error")
+
+    def add_settings(self, short: Mapping[str, str]) -> None:
+        """Every setting of the schema as a flag; `short` maps extra flags to dotted names (`--lr` to `optim.lr`)."""
+        aliases = {dotted: flag for flag, dotted in short.items()}
+        groups = {name: self.add_argument_group(f"{name}.*", f"{about}.") for name, about in setting_groups().items()}
+        for dotted, field in known_settings().items():
+            names = [f"--{dotted}", *([aliases[dotted]] if dotted in aliases else [])]
+            default = "" if field.default is None else f" Default: {_shown(field.default)}."
+            about = " ".join((field.description or "").split())
+            text = f"{about} [{describe_allowed(field)}]{default}".replace("%", "%%")
+            where = groups.get(dotted.partition(".")[0], self)
+            where.add_argument(*names, type=str, default=_NOT_SET, metavar="VALUE", help=text)
+            self._flags.extend(names)
+            self._settings |= dict.fromkeys(names, dotted)
+
+    def parse_words(self, words: Sequence[str]) -> argparse.Namespace:
+        """The command's options; what was set of the settings is under `overrides`, a dict of dotted name to text.
+
+        Raises:
+            ConfigError: an option that does not exist, lacks its value, or has one of the wrong type.
+        """
+        parsed = self.parse_args(self._ordered(words))
+        flat = vars(parsed.as_flat())
+        dotted = set(self._settings.values())
+        overrides = {key: value for key, value in flat.items() if key in dotted}
+        options = {key: value for key, value in flat.items() if key not in dotted}
+        return argparse.Namespace(**options, overrides=overrides)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the message alone: no usage, no traceback."""
+        found = _WRONG_TYPE.search(message)
+        if found:
+            key, expected, value = found.groups()
+            flag = f"--{key.replace('_', '-')}"
+            shown = f"--{key}" if flag not in self._flags else flag
+            message = f"{shown}: must be {_TYPE_NAMES.get(expected, expected)}; got {value!r}"
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            message = self._unknown(unknown.split()[0])
+        raise ConfigError(f"{message}\n(`{self.prog} --help` lists the options)") from (None if found else ex)
+
+    def _unknown(self, word: str) -> str:
+        if not word.startswith("-"):
+            return f"unexpected argument '{word}'"
+        name = word.partition("=")[0]
+        close = nearest_names(name, [flag for flag in self._flags if "." not in flag])
+        if self._settings and ("." in name or not close):
+            return unknown_setting(name.lstrip("-"))
+        return f"unknown option '{name}'{close}"
+
+    def _ordered(self, words: Sequence[str]) -> list[str]:
+        """Options first, positional words after them: argparse takes only the first run of positional words."""
+        options: list[str] = []
+        positional: list[str] = []
+        rest = list(words)
+        while rest:
+            word = rest.pop(0)
+            if word == "--":
+                positional.extend(rest)
+                break
+            if self._settings and not word.startswith("-") and is_override(word):
+                key, _, value = word.partition("=")
+                if f"--{key}" not in self._settings:
+                    raise ConfigError(unknown_setting(key))
+                options.append(f"--{key}={value}")
+            elif not word.startswith("-") or word == "-":
+                positional.append(word)
+            else:
+                takes_value = word in self._flags and word not in self._takes_no_value
+                # joined, so that a value such as -3 is not read as an option
+                options.append(f"{word}={rest.pop(0)}" if takes_value and rest and rest[0][:2] != "--" else word)
+        return [*options, "--", *positional] if positional else options
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_shown(item) for item in value)}]"  # pyright: ignore[reportUnknownVariableType]
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,188 @@
+"""`side4video train`: settings from a recipe, flags and `key=value`, then one training run in a new folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from side4video.cli.console import note, say
+from side4video.cli.main import Outcome
+from side4video.config.describe import known_settings
+from side4video.config.load import (
+    RECIPE_SUFFIXES,
+    find_recipe,
+    load_settings,
+    parse_overrides,
+    read_recipe,
+    shipped_recipes,
+)
+from side4video.errors import ConfigError, DataError, nearest_names
+
+if TYPE_CHECKING:
+    from side4video.cli.parser import CommandParser
+    from side4video.config.schema import RunSettings
+
+USAGE = "SOURCE --out RUN [KEY=VALUE ...] [options]"
+EXAMPLES = """  side4video train clips/ --out runs/mine
+  side4video train train.csv --val val.csv --out runs/mine --backbone timm:vit_small_patch14_dinov2.lvd142m
+  side4video train clips/ --out runs/wide side.width=512 optim.lr=5e-4 data.num_frames=16
+  side4video train recipe.yaml --out runs/paper data.train=clips/train.csv
+  side4video train --out runs/mine --resume"""
+
+SHORT_FLAGS = {
+    "--backbone": "backbone.name",
+    "--weights": "backbone.weights",
+    "--val": "data.val",
+    "--num-frames": "data.num_frames",
+    "--batch-size": "data.batch_size",
+    "--epochs": "optim.epochs",
+    "--lr": "optim.lr",
+    "--devices": "train.devices",
+    "--seed": "train.seed",
+}
+
+# how the run is carried out, not what it computes: these may change when it goes on
+_FREE_WHEN_RESUMING = {"data.workers", "data.broken_tolerance", "train.loggers", "train.save_every_steps", "data.root"}
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """The options of this command."""
+    parser.add_argument(
+        "source",
+        nargs="?",
+        metavar="SOURCE",
+        help="a folder of class folders, a list file, a recipe (.yaml), or the name of a shipped recipe",
+    )
+    parser.add_option("--out", metavar="RUN", help="the folder of this run; it must be new or empty (see --resume)")
+    parser.add_option("--recipe", metavar="NAME|FILE", help="settings to start from, when SOURCE is a data set")
+    parser.add_switch("--resume", help="go on where the run in RUN stopped; starts it when nothing is there yet")
+    parser.add_common()
+    parser.add_settings(SHORT_FLAGS)
+
+
+def run(options: argparse.Namespace) -> Outcome:
+    """Train.
+
+    Raises:
+        ConfigError: a setting is wrong, the run folder is in use, or a resumed run is asked to be another one.
+        DataError: the data set cannot be used.
+    """
+    if options.out is None:
+        raise ConfigError("--out is missing: the folder for this run, such as --out runs/mine")
+    out = Path(options.out)
+    going_on = options.resume and (out / "config.yaml").is_file()
+    if going_on:
+        settings = resumed_settings(out, options.source, options.recipe, options.overrides)
+    else:
+        if options.resume and options.source is None and options.recipe is None and not options.overrides:
+            raise ConfigError(f"--resume: there is no run in {out} (no config.yaml), and no SOURCE to start one from")
+        settings = settings_from(options.source, options.recipe, options.overrides)
+        _refuse_used_folder(out, resume=options.resume)
+    _check_paths(settings)
+    return _train(settings, out, resume=options.resume, json=options.json)
+
+
+def settings_from(source: str | None, recipe: str | None, overrides: dict[str, Any]) -> RunSettings:
+    """The settings that the words of a command mean.
+
+    Raises:
+        ConfigError: a setting is wrong, or SOURCE is none of the things it can be.
+    """
+    base, typed = _given(source, recipe, overrides)
+    settings = load_settings(base, typed)
+    if settings.data.train is None:
+        raise ConfigError("no data: name a folder of class folders or a list file as SOURCE, or set data.train=PATH")
+    return settings
+
+
+def resumed_settings(out: Path, source: str | None, recipe: str | None, overrides: dict[str, Any]) -> RunSettings:
+    """The settings of the run in `out`; what the command says again must agree with them.
+
+    Raises:
+        ConfigError: the command asks for another run than the one in `out`.
+    """
+    stored = load_settings(out / "config.yaml")
+    base, typed = _given(source, recipe, overrides)
+    asked = load_settings(base, typed)
+    said = set(typed) | (_dotted(read_recipe(base), "") if base is not None else set[str]())
+    differing = [
+        key
+        for key in known_settings()
+        if key in said and key not in _FREE_WHEN_RESUMING and not _same(key, _at(asked, key), _at(stored, key))
+    ]
+    if differing:
+        lines = "\n".join(f"  {key}: {_at(stored, key)!r} there, {_at(asked, key)!r} here" for key in differing)
+        raise ConfigError(
+            f"{out} was started with other settings, and a run goes on as it began:\n{lines}\n"
+            "leave them out to go on, or choose another --out for a new run"
+        )
+    changed = {key: _at(asked, key) for key in said & _FREE_WHEN_RESUMING}
+    return load_settings(out / "config.yaml", changed)
+
+
+def _given(source: str | None, recipe: str | None, overrides: dict[str, Any]) -> tuple[Path | None, dict[str, Any]]:
+    """The recipe's file, if any, and the typed overrides, with SOURCE in the place it belongs."""
+    typed = parse_overrides(overrides)
+    base = find_recipe(recipe) if recipe is not None else None
+    if source is None:
+        return base, typed
+    path = Path(source)
+    named_recipe = not path.exists() and source in shipped_recipes()
+    if path.suffix.lower() in RECIPE_SUFFIXES or named_recipe:
+        if base is not None:
+            raise ConfigError(f"two recipes: {source} and --recipe {recipe}; SOURCE is then the data set")
+        return find_recipe(source), typed
+    if not path.exists():
+        hint = nearest_names(source, shipped_recipes()) or "; it is no shipped recipe's name either"
+        raise ConfigError(f"no such folder, list file or recipe: '{source}'{hint}")
+    if typed.get("data.train", source) != source:
+        raise ConfigError(f"two data sets: SOURCE {source} and data.train={typed['data.train']}; give one of them")
+    return base, {"data.train": source, **typed}
+
+
+def _refuse_used_folder(out: Path, *, resume: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: is a file; a run needs a folder")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if resume:
+        raise ConfigError(f"--resume: {out} holds files but no run (no config.yaml); choose another --out")
+    if (out / "config.yaml").is_file():
+        raise ConfigError(f"{out} holds a run already; go on with it: --resume, or choose another --out")
+    raise ConfigError(f"{out} is not empty, and nothing is overwritten; choose another --out")
+
+
+def _check_paths(settings: RunSettings) -> None:
+    for key in ("train", "val", "root", "classes"):
+        value = getattr(settings.data, key)
+        if value is not None and not Path(value).exists():
+            raise DataError(f"data.{key}: no such file or folder: {value}")
+    weights = settings.backbone.weights
+    if weights is not None and not Path(weights).is_file():
+        raise ConfigError(f"backbone.weights: no such file: {weights}")
+
+
+def _train(settings: RunSettings, out: Path, *, resume: bool, json: bool) -> Outcome:
+    raise NotImplementedError
+
+
+def _dotted(values: dict[str, Any], prefix: str) -> set[str]:
+    names: set[str] = set()
+    for key, value in values.items():
+        names |= _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}"}
+    return names
+
+
+def _at(settings: RunSettings, key: str) -> Any:
+    value: Any = settings
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _same(key: str, asked: Any, stored: Any) -> bool:
+    if key in {"data.train", "data.val", "data.classes", "backbone.weights"} and asked and stored:
+        return Path(asked).resolve() == Path(stored).resolve()
+    # the stored settings are resolved: an `auto` has become a value there
+    return asked in (stored, "auto")
