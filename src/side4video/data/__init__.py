@@ -1,0 +1,1 @@
+"""Videos on disk become batches of clips."""
