@@ -1,0 +1,191 @@
+"""Trains the tiny CLIP from scratch on drawn pictures and their captions, and writes the weights that ship.
+
+Every batch is drawn anew: half of its pictures are random, the other half are near misses of them with one attribute
+changed (place, size, colour, shape or facing), so that the features must say where things are and how large. The same
+seed, steps, batch and number of threads give the same file on the same kind of CPU; its sha256 is printed.
+
+    python scripts/train_tiny_clip.py                 about half an hour on two cores with bf16 units
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from open_clip import CLIP
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader, Dataset
+
+from side4video.backbones.tiny import IMAGE_SIZE, MEAN, STD, WEIGHTS, asset, tiny_clip_model, tiny_clip_tokenizer
+from side4video.data import drawing
+
+HELD_OUT = 1_000_000_007  # added to the seed for the pictures that are tested on
+
+
+class DrawnBatches(Dataset[tuple[Tensor, list[str]]]):
+    """Batch number i of pictures (uint8 `BCHW`) and captions, drawn from (seed, i) alone."""
+
+    def __init__(self, seed: int, steps: int, batch_size: int) -> None:
+        self.seed, self.steps, self.batch_size = seed, steps, batch_size
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> tuple[Tensor, list[str]]:
+        generator = np.random.default_rng([self.seed, step])
+        pixels: list[np.ndarray] = []
+        captions: list[str] = []
+        for _ in range(self.batch_size // 2):
+            scene = drawing.random_scene(generator)
+            for one in (scene, drawing.change_one_attribute(scene, generator)):
+                pixels.append(drawing.render(one, IMAGE_SIZE, IMAGE_SIZE, generator))
+                captions.append(drawing.describe(one, generator))
+        return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2), captions
+
+
+def normalise(pixels_BCHW: Tensor) -> Tensor:
+    """uint8 pixels to what the model sees."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    return (pixels_BCHW.float() / 255 - mean) / std
+
+
+def contrastive_loss(images_BE: Tensor, texts_BE: Tensor, captions: list[str], scale: Tensor) -> Tensor:
+    """CLIP's symmetric loss; pictures that share a caption share its target."""
+    order = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
+    numbers_B = torch.tensor([order[caption] for caption in captions])
+    target_BB = (numbers_B[:, None] == numbers_B[None, :]).float()
+    target_BB /= target_BB.sum(1, keepdim=True)
+    logits_BB = scale.exp().clamp(max=100) * images_BE @ texts_BE.T
+    return (functional.cross_entropy(logits_BB, target_BB) + functional.cross_entropy(logits_BB.T, target_BB)) / 2
+
+
+def train(model: CLIP, *, seed: int, steps: int, batch_size: int, lr: float, checkpoint: Path) -> None:
+    """AdamW with a short warm-up and a cosine to zero, in bf16 autocast."""
+    tokenizer = tiny_clip_tokenizer()
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), eps=1e-6)
+    warmup = min(150, steps // 10)
+
+    def rate(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    loader = DataLoader(DrawnBatches(seed, steps, batch_size), batch_size=None, num_workers=1, prefetch_factor=4)
+    model.train()
+    running, started = math.log(batch_size), time.monotonic()
+    for step, (pixels_BCHW, captions) in enumerate(loader):
+        # the fused kernel's backward is slow on CPUs; plain matrix products take half the time here
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            images_BE = model.encode_image(normalise(pixels_BCHW), normalize=True)
+            texts_BE = model.encode_text(tokenizer(captions), normalize=True)
+        loss = contrastive_loss(images_BE.float(), texts_BE.float(), captions, model.logit_scale)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        running += (loss.item() - running) * 0.02
+        if (step + 1) % 50 == 0:
+            print(f"step {step + 1}/{steps}  loss {running:.3f}  {time.monotonic() - started:.0f} s", flush=True)
+        if (step + 1) % 500 == 0:
+            save(model, checkpoint)
+            print(json.dumps(measure(model, seed)), flush=True)
+
+
+@torch.no_grad()
+def measure(model: CLIP, seed: int, *, gallery: int = 500, singles: int = 1000) -> dict[str, float]:
+    """Retrieval within a gallery of held-out pictures, and the accuracy of each attribute named by a short prompt."""
+    model.eval()
+    tokenizer = tiny_clip_tokenizer()
+    generator = np.random.default_rng(seed + HELD_OUT)
+
+    def embed(scenes: list[drawing.Scene]) -> Tensor:
+        pixels = np.stack([drawing.render(scene, IMAGE_SIZE, IMAGE_SIZE, generator) for scene in scenes])
+        pixels_BCHW = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        parts = [model.encode_image(normalise(part), normalize=True) for part in pixels_BCHW.split(250)]
+        return torch.cat(parts)
+
+    scenes = [drawing.random_scene(generator) for _ in range(gallery)]
+    captions = [drawing.describe(scene) for scene in scenes]
+    texts_ME = torch.cat([model.encode_text(part, normalize=True) for part in tokenizer(captions).split(250)])
+    sim_MV = texts_ME @ embed(scenes).T
+    right = torch.arange(gallery)
+    result = {
+        "text_to_picture_r1": (sim_MV.argmax(1) == right).float().mean().item(),
+        "picture_to_text_r1": (sim_MV.argmax(0) == right).float().mean().item(),
+    }
+
+    pool = [scene for scene in (drawing.random_scene(generator) for _ in range(singles * 3)) if len(scene.figures) == 1]
+    pool = [replace(s, figures=(replace(s.figures[0], two_tone=True, opacity=1.0),)) for s in pool[:singles]]
+    images_VE = embed(pool)
+    prompts = {
+        "shape": ([f"a {name}" for name in drawing.SHAPES], lambda s: s.figures[0].shape),
+        "colour": ([f"a {name} shape" for name in drawing.COLOURS], lambda s: s.figures[0].colour),
+        "size": ([f"a {name} shape" for name in drawing.SIZES], lambda s: drawing.size_of(s.figures[0])),
+        "place": ([f"a shape {name}" for name in drawing.PLACES], lambda s: drawing.place_of(s.figures[0])),
+        "facing": ([f"a shape facing {name}" for name in drawing.FACINGS], lambda s: drawing.facing_of(s.figures[0])),
+        "tone": ([f"a shape over a {name} plain background" for name in drawing.TONES], lambda s: s.background.tone),
+        "pattern": (
+            [f"a shape over a dark {name} background" for name in drawing.PATTERNS],
+            lambda s: s.background.pattern,
+        ),
+    }
+    names = {
+        "shape": drawing.SHAPES,
+        "colour": drawing.COLOURS,
+        "size": drawing.SIZES,
+        "place": drawing.PLACES,
+        "facing": drawing.FACINGS,
+        "tone": drawing.TONES,
+        "pattern": drawing.PATTERNS,
+    }
+    for attribute, (sentences, truth) in prompts.items():
+        best = (images_VE @ model.encode_text(tokenizer(sentences), normalize=True).T).argmax(1).tolist()
+        known = list(names[attribute])
+        hits = [known[guess] == truth(scene) for guess, scene in zip(best, pool, strict=True)]
+        result[f"{attribute}_accuracy"] = sum(hits) / len(hits)
+    model.train()
+    return {name: round(value, 4) for name, value in result.items()}
+
+
+def save(model: CLIP, path: Path) -> None:
+    """Both towers in half precision."""
+    save_file({name: value.half().contiguous() for name, value in model.state_dict().items()}, path)
+
+
+def main() -> None:
+    """Train, save, measure the saved file, print its checksum."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(asset(WEIGHTS)), help="where the weights go")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    model = tiny_clip_model(pretrained=False)
+    train(model, seed=args.seed, steps=args.steps, batch_size=args.batch_size, lr=args.lr, checkpoint=args.out)
+    save(model, args.out)
+    model.load_state_dict({name: value.half().float() for name, value in model.state_dict().items()})
+    print(json.dumps(measure(model, args.seed), indent=1))
+    print(f"{args.out}: {args.out.stat().st_size} bytes, sha256 {hashlib.sha256(args.out.read_bytes()).hexdigest()}")
+
+
+if __name__ == "__main__":
+    main()
