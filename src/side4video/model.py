@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from side4video.backbones.base import FrozenBackbone
+from side4video.backbones.base import FrozenBackbone, LayerTokens
 from side4video.side.network import SideNetwork, SideOutput
 from side4video.side.spec import SideSpec
 
@@ -45,7 +45,7 @@ class Side4Video(nn.Module):
         stream = self.side.stream(clip_BTCHW, self._layers(clip_BTCHW))
         return [side_BTMS[:, :, first_patch:] for side_BTMS in stream]
 
-    def _layers(self, clip_BTCHW: Tensor) -> Iterator[object]:
+    def _layers(self, clip_BTCHW: Tensor) -> Iterator[LayerTokens]:
         return self.backbone.stream(clip_BTCHW, self.side.taps, frame_slice=self.frame_slice)
 
 

@@ -69,7 +69,9 @@ def _identity_block(block: SideBlock) -> None:
     if block.pre_norm:
         last = [block.attention.out, block.mlp.fc2]
         if block.temporal is not None:
-            last.append(block.temporal.pointwise_out if isinstance(block.temporal, TemporalConv) else block.temporal.out)
+            last.append(
+                block.temporal.pointwise_out if isinstance(block.temporal, TemporalConv) else block.temporal.out
+            )
     else:
         last = [block.attention_norm, block.mlp_norm]
         if block.temporal_norm is not None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class TemporalConv(nn.Module):
-    """1x1x1 convolution, depthwise convolution over time with zero padding, 1x1x1 convolution; no activation between."""
+    """1x1x1 convolution, depthwise over time with zero padding, 1x1x1 convolution; no activation between."""
 
     def __init__(self, width: int, kernel: int = 3) -> None:
         super().__init__()
@@ -43,6 +43,7 @@ class DepthwiseTime(nn.Module):
         num_frames, kernel = x_BTNS.shape[1], self.weight.shape[1]
         reach = kernel // 2
         padded_BTNS = F.pad(x_BTNS, (0, 0, 0, 0, reach, reach))
+        # addcmul knows no autocast: the small weights follow the tokens
         weight_S = self.weight.to(x_BTNS.dtype).unbind(1)
         y_BTNS = torch.addcmul(self.bias.to(x_BTNS.dtype), padded_BTNS[:, :num_frames], weight_S[0])
         for offset in range(1, kernel):

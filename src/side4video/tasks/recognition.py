@@ -101,12 +101,14 @@ class VideoClassifier(nn.Module):
         missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or unknown:
             raise CheckpointError(
-                f"the weights do not fit this model: {len(missing)} missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}"
+                f"the weights do not fit this model: {len(missing)} missing {missing[:3]}, "
+                f"{len(unknown)} unknown {unknown[:3]}"
             )
         for name, value in own.items():
             if value.shape != state[name].shape:
                 raise CheckpointError(
-                    f"the weights do not fit this model: {name} is {tuple(value.shape)} here and {tuple(state[name].shape)} there"
+                    f"the weights do not fit this model: {name} is {tuple(value.shape)} here "
+                    f"and {tuple(state[name].shape)} there"
                 )
         for part in TRAINED_PARTS:
             prefix = f"{part}."

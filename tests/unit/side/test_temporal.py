@@ -1,0 +1,52 @@
+"""Temporal mixing against the plain convolution it stands for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from side4video.side.temporal import DepthwiseTime, TemporalAttention, TemporalConv
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("num_frames", [1, 2, 7])
+def test_depthwise_equals_conv3d(kernel: int, num_frames: int) -> None:
+    width = 6
+    module = DepthwiseTime(width, kernel).double()
+    x_BTNS = torch.randn(2, num_frames, 5, width, dtype=torch.float64)
+    reference = F.conv3d(
+        x_BTNS.permute(0, 3, 1, 2)[..., None],
+        module.weight.view(width, 1, kernel, 1, 1),
+        module.bias,
+        padding=(kernel // 2, 0, 0),
+        groups=width,
+    )
+    torch.testing.assert_close(module(x_BTNS), reference[..., 0].permute(0, 2, 3, 1), atol=1e-12, rtol=0)
+
+
+def test_conv_mixes_neighbours_only() -> None:
+    module = TemporalConv(6)
+    x_BTNS = torch.randn(2, 7, 5, 6)
+    changed = x_BTNS.clone()
+    changed[:, 3] += 1
+    moved_T = (module(changed) - module(x_BTNS)).abs().amax((0, 2, 3)) > 1e-6
+    assert moved_T.tolist() == [False, False, True, True, True, False, False]
+
+
+def test_conv_has_no_activation_between() -> None:
+    module = TemporalConv(6).double()
+    x, y = torch.randn(2, 2, 7, 5, 6, dtype=torch.float64)
+    zero = module(torch.zeros_like(x))
+    torch.testing.assert_close(module(x + y) - zero, module(x) - zero + module(y) - zero, atol=1e-12, rtol=0)
+
+
+def test_attention_mixes_frames_within_a_place() -> None:
+    module = TemporalAttention(6, 2)
+    x_BTNS = torch.randn(2, 7, 5, 6)
+    changed = x_BTNS.clone()
+    changed[0, 3, 2] += 1
+    moved_BTN = (module(changed) - module(x_BTNS)).abs().amax(-1) > 1e-6
+    assert moved_BTN[0, :, 2].all()
+    moved_BTN[0, :, 2] = False
+    assert not moved_BTN.any()
