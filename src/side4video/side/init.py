@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from side4video.side.block import SideBlock
 from side4video.side.fusion import Projection
 from side4video.side.spec import SideSpec
-from side4video.side.temporal import DepthwiseTime, TemporalConv
+from side4video.side.temporal import DepthwiseTime, TemporalAttention, TemporalConv
 
 # the released code scales by 2 x 12 whatever the depth of the backbone is
 OFFICIAL_DEPTH_FACTOR = (2 * 12) ** -0.5
@@ -67,11 +67,11 @@ def _retrieval_block(block: SideBlock, width: int, generator: torch.Generator | 
 
 def _identity_block(block: SideBlock) -> None:
     if block.pre_norm:
-        last = [block.attention.out, block.mlp.fc2]
-        if block.temporal is not None:
-            last.append(
-                block.temporal.pointwise_out if isinstance(block.temporal, TemporalConv) else block.temporal.out
-            )
+        last: list[nn.Module] = [block.attention.out, block.mlp.fc2]
+        if isinstance(block.temporal, TemporalConv):
+            last.append(block.temporal.pointwise_out)
+        elif isinstance(block.temporal, TemporalAttention):
+            last.append(block.temporal.out)
     else:
         last = [block.attention_norm, block.mlp_norm]
         if block.temporal_norm is not None:

@@ -124,8 +124,9 @@ class SideNetwork(nn.Module):
             side_BTMS = self._fuse(side_BTMS, stem_BTNS, projected_BTNS, class_BTS)
             stem_BTNS = None
             shifted_BTS = shift_class_tokens(class_BTS) if self.spec.shift else class_BTS
-            side_BTMS = self.blocks[index](side_BTMS, shifted_BTS, position_QS)
-            yield side_BTMS
+            mixed_BTMS: Tensor = self.blocks[index](side_BTMS, shifted_BTS, position_QS)
+            side_BTMS = mixed_BTMS
+            yield mixed_BTMS
         if index + 1 != len(self.blocks):
             raise ValueError(f"the side network has {len(self.blocks)} taps; got {index + 1} frozen blocks")
 
