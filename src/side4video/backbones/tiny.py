@@ -43,4 +43,6 @@ def tiny_clip_model(*, pretrained: bool = True) -> open_clip.CLIP:
     if pretrained:
         state = load_file(asset(WEIGHTS))
         model.load_state_dict({name: value.to(torch.float32) for name, value in state.items()})
+    # where open_clip's factory leaves the record of what pixels a tower wants
+    model.visual.preprocess_cfg = {"mean": MEAN, "std": STD, "interpolation": "bilinear"}
     return model.eval()
