@@ -44,5 +44,5 @@ def tiny_clip_model(*, pretrained: bool = True) -> open_clip.CLIP:
         state = load_file(asset(WEIGHTS))
         model.load_state_dict({name: value.to(torch.float32) for name, value in state.items()})
     # where open_clip's factory leaves the record of what pixels a tower wants
-    model.visual.preprocess_cfg = {"mean": MEAN, "std": STD, "interpolation": "bilinear"}
+    model.visual.preprocess_cfg = {"mean": MEAN, "std": STD, "interpolation": "bilinear"}  # pyright: ignore[reportArgumentType]
     return model.eval()
