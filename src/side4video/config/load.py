@@ -32,15 +32,20 @@ class _RecipeLoader(yaml.SafeLoader):
 
 
 _RecipeLoader.yaml_implicit_resolvers = {
-    letter: [(tag, regexp) for tag, regexp in pairs if tag.rsplit(":", 1)[1] not in {"bool", "float", "timestamp"}]
+    letter: [
+        (tag, regexp) for tag, regexp in pairs if tag.rsplit(":", 1)[1] not in {"bool", "int", "float", "timestamp"}
+    ]
     for letter, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _RecipeLoader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), [*"tTfF"]
 )
+_RecipeLoader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9][0-9]*)$"), [*"-+0123456789"])
 _RecipeLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
+    re.compile(
+        r"^([-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
+    ),
     [*"-+.0123456789"],
 )
 
@@ -184,14 +189,20 @@ def _typed(key: str, field: FieldInfo, text: str) -> Any:
         loaded = yaml.load(text, Loader=_RecipeLoader)
     except yaml.YAMLError:
         loaded = text
-    if isinstance(loaded, str) and "," in text and _takes_list(field.annotation):
-        loaded = yaml.load(f"[{text}]", Loader=_RecipeLoader)
-    candidate = loaded if loaded is None or isinstance(loaded, (list, dict)) else text
+    candidates = [loaded if loaded is None or isinstance(loaded, (list, dict)) else text]
+    if _takes_list(field.annotation) and candidates == [text]:
+        # one word is a list of one where only a list is allowed; words between commas always are one
+        words = [word.strip() for word in text.split(",")]
+        candidates = [words, text] if "," in text else [text, words]
     adapter: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
-    try:
-        return adapter.validate_python(candidate)
-    except ValidationError as error:
-        raise ConfigError(wrong_value(key, field, text, error.errors()[0])) from None
+    problem: ValidationError | None = None
+    for candidate in candidates:
+        try:
+            return adapter.validate_python(candidate)
+        except ValidationError as error:
+            problem = problem or error
+    assert problem is not None
+    raise ConfigError(wrong_value(key, field, text, problem.errors()[0]))
 
 
 def _takes_list(annotation: Any) -> bool:
