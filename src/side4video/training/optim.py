@@ -51,7 +51,9 @@ def parameter_groups(model: VideoClassifier, settings: OptimSettings) -> list[Pa
     released code. With `decay_norm_and_bias` off each group is split, and its vectors (biases, norms) and position
     tables are not decayed. Groups without parameters are left out.
     """
-    batch_norms = {id(p) for m in model.side.modules() if isinstance(m, _BatchNorm) for p in m.parameters(recurse=False)}
+    batch_norms = {
+        id(p) for m in model.side.modules() if isinstance(m, _BatchNorm) for p in m.parameters(recurse=False)
+    }
     norm_scale = 1 / settings.accumulate if settings.schedule_every == "official" else 1.0
     scales = {"side": settings.side_lr_ratio, "side batch norms": norm_scale, "head": 1.0}
     members: dict[tuple[str, bool], list[tuple[str, nn.Parameter]]] = {}
@@ -77,7 +79,12 @@ def make_optimizer(groups: list[ParameterGroup], settings: OptimSettings, *, fus
     """AdamW over the groups, at rate 0 until `set_rate` gives it one."""
     return torch.optim.AdamW(
         [
-            {"params": list(group.parameters), "weight_decay": group.weight_decay, "lr_scale": group.lr_scale, "lr": 0.0}
+            {
+                "params": list(group.parameters),
+                "weight_decay": group.weight_decay,
+                "lr_scale": group.lr_scale,
+                "lr": 0.0,
+            }
             for group in groups
         ],
         betas=settings.betas,

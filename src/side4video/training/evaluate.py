@@ -1,0 +1,138 @@
+"""Scores of every video of a loader: views averaged after softmax, exact under several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from side4video.batch import BrokenClip, VideoBatch
+from side4video.errors import DataError, TrainingError
+from side4video.tasks.metrics import RecognitionMetrics, RecognitionReport
+from side4video.tasks.recognition import VideoClassifier
+from side4video.training.runtime import Runtime
+
+METRIC_STATE = ("indices", "views", "labels", "scores")
+
+
+class EvaluationStopped(Exception):  # noqa: N818 - a wish, not an error
+    """A process asked to stop; raised in all of them at the same batch."""
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Metrics, and the scores of every video in order of its record in the manifest.
+
+    `indices_V` are record numbers, `scores_VK` sum to one over the classes (float64), `loss` is the mean negative
+    logarithm of the true class's score. `broken` lists the records that could not be read, in the same order; they are
+    in none of the numbers.
+
+    Shapes: V, videos that could be read.
+    """
+
+    report: RecognitionReport
+    loss: float
+    indices_V: Tensor
+    labels_V: Tensor
+    scores_VK: Tensor
+    broken: tuple[BrokenClip, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The numbers that `--json` prints."""
+        return {**self.report.as_dict(), "broken": len(self.broken)}
+
+
+def evaluate(
+    model: VideoClassifier,
+    loader: Iterable[VideoBatch],
+    *,
+    runtime: Runtime | None = None,
+    on_batch: Callable[[int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> EvaluationResult:
+    """Score every video of `loader`; with a runtime, each process its own part, merged by record.
+
+    The processes may have different numbers of batches. Every one of them gets the whole result. `on_batch` is told
+    how many clips of this process a batch had. The model is in the mode it was in before when this returns.
+
+    Raises:
+        DataError: no video could be read.
+        TrainingError: scores that are NaN or infinite; the message names the records.
+        EvaluationStopped: `should_stop` said so in one of the processes.
+    """
+    metrics = RecognitionMetrics(model.head.out_features)
+    broken: dict[int, BrokenClip] = {}
+    device = model.head.weight.device
+    with _eval_mode(model), torch.no_grad():
+        for batch in _in_step(loader, runtime, should_stop):
+            broken.update((clip.index, clip) for clip in batch.broken)
+            if len(batch):
+                batch_there = batch.to(device, non_blocking=True)
+                with nullcontext() if runtime is None else runtime.autocast():
+                    logits_BK = model(batch_there.clip_BTCHW)
+                try:
+                    metrics.update(logits_BK.float().cpu(), batch.labels_B, batch.indices_B, batch.views_B)
+                except ValueError as error:
+                    raise TrainingError(f"evaluation stopped: {error}") from error
+            if on_batch is not None:
+                on_batch(len(batch))
+    metrics, broken = _merged(metrics, broken, runtime)
+    listed = tuple(broken[index] for index in sorted(broken))
+    scores = metrics.scores()
+    if not scores:
+        example = f"; for example {listed[0].path}: {listed[0].reason}" if listed else ""
+        raise DataError(f"no video could be evaluated: {len(listed)} are broken{example}")
+    indices_V = torch.tensor(list(scores))
+    labels_V = torch.tensor([metrics.labels()[index] for index in scores])
+    scores_VK = torch.stack(list(scores.values()))
+    own_V = scores_VK.gather(1, labels_V[:, None]).squeeze(1)
+    # a score can underflow to 0; the smallest normal number keeps the mean finite
+    loss = -own_V.clamp_min(torch.finfo(own_V.dtype).tiny).log().mean()
+    return EvaluationResult(metrics.compute(), float(loss), indices_V, labels_V, scores_VK, listed)
+
+
+def _in_step(
+    loader: Iterable[VideoBatch], runtime: Runtime | None, should_stop: Callable[[], bool] | None
+) -> Iterator[VideoBatch]:
+    """The batches of this process, going round by round with the others, so that all agree when to stop."""
+    batches = iter(loader)
+    while True:
+        batch = next(batches, None)
+        wanted = float(should_stop is not None and should_stop())
+        more, stop = (float(batch is not None), wanted) if runtime is None else runtime.sum([batch is not None, wanted])
+        if stop:
+            raise EvaluationStopped
+        if not more:
+            return
+        if batch is not None:
+            yield batch
+
+
+def _merged(
+    metrics: RecognitionMetrics, broken: dict[int, BrokenClip], runtime: Runtime | None
+) -> tuple[RecognitionMetrics, dict[int, BrokenClip]]:
+    if runtime is None or runtime.world_size == 1:
+        return metrics, broken
+    state = metrics.state()
+    gathered = {name: runtime.gather(state[name]) for name in METRIC_STATE}
+    merged = RecognitionMetrics(metrics.num_classes)
+    for rank in range(runtime.world_size):
+        merged.merge(RecognitionMetrics.from_state({name: gathered[name][rank] for name in METRIC_STATE}))
+    everywhere: dict[int, BrokenClip] = {}
+    for part in runtime.gather_json([[clip.index, clip.path, clip.reason] for clip in broken.values()]):
+        everywhere.update((index, BrokenClip(index, path, reason)) for index, path, reason in part)
+    return merged, everywhere
+
+
+@contextmanager
+def _eval_mode(model: VideoClassifier) -> Generator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
