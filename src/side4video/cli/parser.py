@@ -94,6 +94,9 @@ class CommandParser(ArgumentParser):
             flag = f"--{key.replace('_', '-')}"
             shown = f"--{key}" if flag not in self._flags else flag
             message = f"{shown}: must be {_TYPE_NAMES.get(expected, expected)}; got {value!r}"
+        missing = message.removeprefix("the following arguments are required: ")
+        if missing != message:
+            message = f"{missing.upper()} is missing; {self.usage}"
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown != message:
             message = self._unknown(unknown.split()[0])

@@ -128,7 +128,7 @@ def check_video(split: str, record: ClipRecord, *, num_frames: int, deep: bool =
             else:
                 reader.read(sorted({shown[0], shown[len(shown) // 2], shown[-1]}))
     except InputError as error:
-        reason = error.reason if isinstance(error, VideoError) else str(error).removeprefix(f"{path}: ")
+        reason = error.reason if isinstance(error, VideoError) else str(error).replace(path, Path(path).name)
         return [Finding("unreadable", split, path, reason)]
     except OSError as error:
         return [Finding("unreadable", split, path, error.strerror or str(error))]
@@ -238,29 +238,26 @@ def _compare_contents(manifests: Mapping[str, Manifest], unusable: set[tuple[str
 
 
 def _compare_copies(same: list[tuple[str, ClipRecord, str]]) -> Iterator[Finding]:
-    """Findings among records whose files are equal: each later one against the earlier ones, the worst one told."""
+    """Findings among records whose files are equal: each later one against the earlier ones, each kind told once."""
     for position, (split, record, name) in enumerate(same):
-        worst: Finding | None = None
+        found: dict[str, Finding] = {}
         for other_split, other, other_name in same[:position]:
-            overlap = _overlap(record, other)
-            kind = None
-            if overlap and name != other_name:
-                kind = "contradictory_labels"
-            elif overlap and split != other_split:
-                kind = "duplicate_across_splits"
-            elif overlap:
-                kind = "duplicate"
-            elif split != other_split:
-                kind = "shared_video"
-            if kind is None:
-                continue
-            order = [*PROBLEMS, *NOTES]
             labels = f" as {other_name}, here as {name}" if name != other_name else ""
             detail = f"also in {other_split}{labels}: {other.path}"
-            if worst is None or order.index(kind) < order.index(worst.kind):
-                worst = Finding(kind, split, str(record.path), detail)
-        if worst is not None:
-            yield worst
+            for kind in _kinds_of_copy(
+                overlap=_overlap(record, other), same_split=split == other_split, same_label=name == other_name
+            ):
+                found.setdefault(kind, Finding(kind, split, str(record.path), detail))
+        yield from found.values()
+
+
+def _kinds_of_copy(*, overlap: bool, same_split: bool, same_label: bool) -> list[str]:
+    if not overlap:
+        return [] if same_split else ["shared_video"]
+    kinds = [] if same_split else ["duplicate_across_splits"]
+    if not same_label:
+        kinds.append("contradictory_labels")
+    return kinds or ["duplicate"]
 
 
 def _overlap(one: ClipRecord, other: ClipRecord) -> bool:
