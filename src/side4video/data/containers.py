@@ -15,6 +15,7 @@ import av
 import av.error
 from av.container import Flags
 
+from side4video.data.truncation import missing_bytes
 from side4video.errors import VideoError
 
 if TYPE_CHECKING:
@@ -72,11 +73,11 @@ def video_errors(path: str | Path, during: str = _NO_EXPLANATION) -> Generator[N
         raise VideoError(path, short_reason(error, during)) from error
 
 
-def check_is_file(path: str | Path) -> Path:
-    """The path, when it names a regular file that is not empty.
+def check_file(path: str | Path) -> Path:
+    """The path, when it names a regular file that is neither empty nor cut off.
 
     Raises:
-        VideoError: nothing is there, or a folder, a device or an empty file.
+        VideoError: nothing is there, or a folder, a device, an empty file or one that is shorter than it says.
     """
     file = Path(path)
     try:
@@ -86,10 +87,13 @@ def check_is_file(path: str | Path) -> Path:
             raise VideoError(path, "not a regular file")
         if file.stat().st_size == 0:
             raise VideoError(path, "empty file")
+        missing = missing_bytes(file)
     except (OSError, ValueError) as error:  # a name that the system refuses: too long, or with a zero byte
         if isinstance(error, VideoError):
             raise
         raise VideoError(path, f"cannot be reached: {getattr(error, 'strerror', None) or error}") from error
+    if missing:
+        raise VideoError(path, f"truncated: its last {missing} bytes are missing")
     return file
 
 
@@ -99,7 +103,7 @@ def open_container(path: str | Path) -> InputContainer:
     Raises:
         VideoError: not a file, empty, not of a known video format, or damaged.
     """
-    file = check_is_file(path)
+    file = check_file(path)
     options = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
     with video_errors(path, "cannot be opened"):
         container = av.open(f"file:{file.absolute()}", "r", metadata_errors="replace", container_options=options)
@@ -136,7 +140,7 @@ def video_stream(
     context.options = {"max_pixels": str(max_pixels)}
     for other in container.streams:
         if other is not stream and hasattr(other, "discard"):
-            other.discard = "all"  # pyright: ignore[reportAttributeAccessIssue]
+            other.discard = type(other.discard).all
     return stream
 
 

@@ -10,7 +10,6 @@ Shapes: T frames asked for, in the order asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -30,17 +29,18 @@ from side4video.data.containers import (
     video_errors,
     video_stream,
 )
-from side4video.data.indices import check_indices, frame_range
+from side4video.data.frame_folder import FrameFolderReader
+from side4video.data.frames import VideoInfo, check_indices, frame_range
 from side4video.data.packets import PacketTable, packets_from, read_table, timestamps
 from side4video.data.pixels import RgbConverter, degrees, orientation, turn
-from side4video.errors import InputError, VideoError
+from side4video.errors import InputError, MissingExtraError, VideoError
 
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-    from side4video.data.frame_folder import FrameFolderReader
+    from side4video.data.torchcodec_reader import TorchcodecReader
 
 MAX_HELD_BYTES = 64 * 2**20
 """Packets of a video up to this size stay in memory while it is open, so that no jump in it needs a seek."""
@@ -50,28 +50,11 @@ Backend = Literal["auto", "pyav", "torchcodec"]
 _SKIPS_EXACTLY = frozenset({"h264", "mpeg4", "mpeg2video", "mpeg1video"})
 
 
-@dataclass(frozen=True)
-class VideoInfo:
-    """What is known of a video without decoding more than its first frame."""
-
-    path: str
-    num_frames: int
-    width: int
-    """After rotation."""
-    height: int
-    """After rotation."""
-    average_fps: float
-    duration_seconds: float
-    codec: str
-    container: str
-    rotation: int
-    """Degrees counter-clockwise by which frames are turned: 0, 90, 180 or 270."""
-
-
 class VideoReader:
     """Reads frames of one video file. Use it as a context manager; not for sharing between threads or processes.
 
-    `timestamps_seconds` holds the time of each frame, in the order of display, the first frame being at 0.
+    `timestamps_seconds` holds the time of each frame, in the order of display, the first frame being at 0;
+    `start_seconds` is the first frame's own time in the file.
 
     Raises:
         VideoError: the file is missing, empty, truncated, no video, or its frames are too large.
@@ -146,9 +129,10 @@ class VideoReader:
         self.close()
 
     def _describe(self) -> tuple[np.ndarray, VideoInfo]:
-        ticks = timestamps(self._table)
+        ticks = timestamps(self._table, format_name(self._container))
         tick_seconds = float(self._stream.time_base or 0)
         seconds = (ticks - ticks[0]) * tick_seconds
+        self.start_seconds = float(ticks[0]) * tick_seconds
         rate = float(self._stream.average_rate or self._stream.guessed_rate or 0)
         last_seconds = self._table.durations[self._table.frames[-1]] * tick_seconds or (1 / rate if rate else 0.0)
         duration = float(seconds[-1]) + last_seconds
@@ -195,9 +179,11 @@ class VideoReader:
         Nothing is delivered before the key frame itself has come out: if it does not, it was none.
         """
         table, context = self._table, self._context
-        start_rank = table.ranks[start] or 0
+        # before the first key frame there is nothing else to start from
+        is_first = start == table.starts[0]
+        start_rank = -1 if is_first else table.ranks[start] or 0
         missing, last = set(wanted), wanted[-1]
-        has_started = table.discards[start]
+        has_started = is_first or table.discards[start]
         may_skip = context.name in _SKIPS_EXACTLY and context.field_order in (0, 1)
 
         def take(packet: Packet[VideoStream] | None, ordinal: int | None) -> bool:
@@ -252,21 +238,29 @@ def probe_video(path: str | Path) -> VideoInfo:
 
 def open_video(
     path: str | Path, *, frame_pattern: str | None = None, backend: Backend = "pyav"
-) -> VideoReader | FrameFolderReader:
+) -> VideoReader | FrameFolderReader | TorchcodecReader:
     """A reader for a video file, or for a folder of numbered frames.
 
     `frame_pattern` names the files of a frame folder, such as ``img_{:05d}.jpg``; None finds it. `backend`: `pyav`
-    needs nothing else; `torchcodec` is an extra; `auto` takes torchcodec when it is installed and can read the file's
-    format. Both give the same frames; colours may differ by rounding. MPEG-TS is always read by PyAV.
+    needs nothing else; `torchcodec` is an extra; `auto` takes torchcodec when it is installed and loads. Both give the
+    same frames (colours may differ by rounding), because what torchcodec cannot read exactly is left to PyAV.
 
     Raises:
         VideoError: the path cannot be read.
+        InputError: the backend is none of the three, or torchcodec was asked for and does not load.
         MissingExtraError: torchcodec was asked for and is not installed.
     """
     if backend not in ("auto", "pyav", "torchcodec"):
         raise InputError(f"backend must be 'pyav', 'torchcodec' or 'auto'; got {backend!r}")
     if Path(path).is_dir():
-        from side4video.data.frame_folder import FrameFolderReader
-
         return FrameFolderReader(path, frame_pattern=frame_pattern)
-    return VideoReader(path)
+    if backend == "pyav":
+        return VideoReader(path)
+    from side4video.data.torchcodec_reader import TorchcodecReader
+
+    try:
+        return TorchcodecReader(path)
+    except (MissingExtraError, InputError) as error:
+        if backend == "torchcodec" or isinstance(error, VideoError):
+            raise
+        return VideoReader(path)

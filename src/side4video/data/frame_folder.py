@@ -16,7 +16,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from side4video.data.indices import check_indices, frame_range
+from side4video.data.frames import VideoInfo, check_indices, frame_range
 from side4video.errors import InputError, VideoError
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
@@ -44,8 +44,6 @@ class FrameFolderReader:
         height, width = first.shape[:2]
         self._size = height, width
         self.timestamps_seconds = np.arange(len(self._files)) / fps
-        from side4video.data.decode import VideoInfo
-
         self.info = VideoInfo(
             path=self.path,
             num_frames=len(self._files),

@@ -42,6 +42,8 @@ _NEVER_REORDERS = frozenset(
         *("msmpeg4v1", "msmpeg4v2", "msmpeg4v3"),
     }
 )
+# codecs whose decoders show frames before the first key frame that lack what they are predicted from
+_NEEDS_KEY_SHOWN_FIRST = frozenset({"mpeg1video", "mpeg2video", "mpeg4"})
 _VOP_START = b"\x00\x00\x01\xb6"
 _VOP_I, _VOP_B = 0, 2
 # an MPEG-4 packet this small may be a placeholder for "no new picture"
@@ -146,23 +148,33 @@ def read_table(container: InputContainer, stream: VideoStream, path: str | Path,
         order = sorted(range(len(table.pts)), key=lambda i: table.pts[i] or 0)
     else:
         order = _order_by_decoding(table, path)
-    _set_order(table, order)
+    _set_order(table, order, codec)
     if not table.frames:
         raise VideoError(path, "no frames")
     return table
 
 
-def timestamps(table: PacketTable) -> np.ndarray:
-    """Time of each frame in the stream's time base, in the order of display, ascending."""
+def timestamps(table: PacketTable, name: str) -> np.ndarray:
+    """Time of each frame in the stream's time base, in the order of display, ascending.
+
+    Where only times of decoding are stored (avi), the n-th frame is shown at the n-th of them. Where the clock jumps
+    back (recordings joined end to end), time goes on from the last frame.
+    """
     stamps = [table.pts[i] for i in table.frames]
-    known = [s for s in stamps if s is not None]
-    if len(known) == len(stamps) and all(a <= b for a, b in pairwise(known)):
-        return np.asarray(known, dtype=np.int64)
-    # stored for decoding only (avi): the n-th frame is shown at the n-th time
-    for times in (known, [d for i in table.frames if (d := table.dts[i]) is not None]):
-        if len(times) == len(stamps):
-            return np.sort(np.asarray(times, dtype=np.int64))
-    return np.arange(len(stamps), dtype=np.int64) * max(1, int(np.median(table.durations)))
+    decoding = [table.dts[i] for i in table.frames]
+    durations = [table.durations[i] for i in table.frames]
+    usual = max(1, int(np.median(durations)))
+    if None in stamps or name == AVI:
+        known = sorted(d for d in decoding if d is not None)
+        stamps = known if len(known) == len(stamps) else [usual * i for i in range(len(stamps))]
+    times: list[int] = []
+    shift = 0
+    for stamp, duration in zip(stamps, durations, strict=True):
+        assert stamp is not None
+        if times and stamp + shift < times[-1]:
+            shift = times[-1] + (duration or usual) - stamp
+        times.append(stamp + shift)
+    return np.asarray(times, dtype=np.int64)
 
 
 def packets_from(
@@ -223,13 +235,18 @@ def _numbered(packet: Packet[VideoStream], ordinal: int, start: int) -> Iterator
         yield ordinal, packet
 
 
-def _set_order(table: PacketTable, order: list[int]) -> None:
+def _set_order(table: PacketTable, order: list[int], codec: str) -> None:
     ranks: list[float | None] = [None] * len(table.pts)
     for rank, ordinal in enumerate(order):
         ranks[ordinal] = rank
     table.ranks = ranks
-    table.frames = [i for i in order if not table.discards[i]]
     table.starts = [i for i, key in enumerate(table.keys) if key and ranks[i] is not None]
+    if not table.starts:
+        return
+    first = table.starts[0]
+    # before the first key frame: decoded before it, never readable; shown before it, only where the codec says so
+    first_rank = order.index(first) if codec in _NEEDS_KEY_SHOWN_FIRST else 0
+    table.frames = [i for i in order[first_rank:] if i >= first and not table.discards[i]]
 
 
 def _pts_can_be_trusted(table: PacketTable, stream: VideoStream, name: str) -> bool:

@@ -15,10 +15,13 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
-_FLAGS = Interpolation.BILINEAR | Interpolation.ACCURATE_RND
+# full chroma makes 10-bit exact and costs nothing; accurate rounding of 8-bit 4:2:0 would cost 16 times the
+# conversion (0.42 for 0.03 ms at 320x240) to bring an error of at most 3 levels, mean 1.3, down to 0.5
+_FLAGS = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT
 # older PyAV has no such argument and no threads either
 _ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
-_FULL_RANGE = int(ColorRange.JPEG)
+# limited range 16..235 to 0..255
+_EXPANDED = np.clip(np.round((np.arange(256) - 16) * 255 / 219), 0, 255).astype(np.uint8)
 
 
 class RgbConverter:
@@ -29,19 +32,24 @@ class RgbConverter:
 
     def __call__(self, frame: VideoFrame, width: int, height: int) -> np.ndarray:
         """RGB as uint8 of shape (height, width, 3), before rotation; a frame of another size is scaled to this one."""
-        rgb = self._reformatter.reformat(
+        is_gray = frame.format.name.startswith("gray")
+        converted = self._reformatter.reformat(
             frame,
             width=width,
             height=height,
-            format="rgb24",
+            format="gray" if is_gray else "rgb24",
             interpolation=_FLAGS,
-            src_color_range=frame.color_range,
-            dst_color_range=_FULL_RANGE,
+            **({} if is_gray else {"src_color_range": frame.color_range, "dst_color_range": ColorRange.JPEG}),
             **_ONE_THREAD,
         )
-        plane = rgb.planes[0]
+        plane = converted.planes[0]
         rows = np.asarray(memoryview(plane)).reshape(plane.height, plane.line_size)
-        return rows[:, : width * 3].reshape(height, width, 3)
+        if not is_gray:
+            return rows[:, : width * 3].reshape(height, width, 3)
+        gray = rows[:, :width]
+        # the scaler takes every gray picture for full range
+        gray = _EXPANDED[gray] if frame.color_range == ColorRange.MPEG else gray
+        return np.broadcast_to(gray[..., None], (height, width, 3))
 
 
 def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:

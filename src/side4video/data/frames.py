@@ -1,9 +1,10 @@
-"""Frame numbers and times, the same for every kind of reader."""
+"""What every kind of reader shares: the description of a video, and the rules for frame numbers and times."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,25 @@ from side4video.errors import InputError
 
 # time stamps are rounded to the container's clock; a window that starts on a frame must contain it
 _CLOCK_SECONDS = 1e-3
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What is known of a video without decoding more than its first frame."""
+
+    path: str
+    num_frames: int
+    width: int
+    """After rotation."""
+    height: int
+    """After rotation."""
+    average_fps: float
+    duration_seconds: float
+    codec: str
+    container: str
+    """FFmpeg's first name of the format, such as `mov`, `matroska`, `avi`, `mpegts`; `frames` for a folder."""
+    rotation: int
+    """Degrees counter-clockwise by which frames are turned: 0, 90, 180 or 270."""
 
 
 def check_indices(indices: Sequence[int], num_frames: int, path: str | Path) -> list[int]:
