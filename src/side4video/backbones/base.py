@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -110,7 +111,7 @@ class FrozenBackbone(nn.Module):
 
     The trunk belongs to this object from here on: its parameters stop requiring gradients, it stays in eval mode
     through any `train()`, and its weights are cast to `precision` (`None` leaves them). `name` is what a run stores to
-    find it again.
+    find it again; `weights_hash` is their `content_hash`, where it was taken before something was resampled.
 
     Raises:
         BackboneError: when the trunk lacks a member of `ImageTrunk`.
@@ -118,7 +119,9 @@ class FrozenBackbone(nn.Module):
 
     trunk: ImageTrunk
 
-    def __init__(self, trunk: nn.Module, *, name: str, precision: torch.dtype | None = None) -> None:
+    def __init__(
+        self, trunk: nn.Module, *, name: str, precision: torch.dtype | None = None, weights_hash: str | None = None
+    ) -> None:
         super().__init__()
         if not isinstance(trunk, ImageTrunk):
             raise BackboneError(
@@ -127,13 +130,13 @@ class FrozenBackbone(nn.Module):
             )
         self.name = name
         self.trunk = trunk
-        self._hash: str | None = None
+        self._hash = weights_hash
         trunk.requires_grad_(requires_grad=False)
         trunk.eval()
         if precision is not None and any(p.dtype != precision for p in trunk.parameters() if p.is_floating_point()):
             # a cast may drop bits, and the hash speaks of the weights as they came
-            self._hash = content_hash(trunk)
-            trunk.to(precision)
+            self._hash = self._hash or content_hash(trunk)
+            _cast(trunk, precision)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -295,8 +298,35 @@ def content_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _own_precision(like: Tensor) -> torch.autocast:
-    return torch.autocast(like.device.type, enabled=False)
+def patch_grid(image_size: tuple[int, int], patch_size: tuple[int, int], *, native: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of whole patches in an image; the size a model was made for always fits.
+
+    Raises:
+        BackboneError: when a side is not a multiple of the patch size.
+    """
+    (height, width), (rows, columns) = image_size, patch_size
+    fits = height % rows == 0 and width % columns == 0 and height > 0 and width > 0
+    if not fits and image_size != native:
+        raise BackboneError(
+            f"image size: got {height}x{width}, allowed are multiples of the patch size {rows}x{columns} "
+            f"and the model's own {native[0]}x{native[1]}"
+        )
+    return height // rows, width // columns
+
+
+def _cast(trunk: nn.Module, precision: torch.dtype) -> None:
+    for module in trunk.modules():
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        # computed tables (rotary angles) lose too much in half precision: adapters cast what comes of them
+        is_table = not any(True for _ in module.parameters()) and not module.state_dict()
+        for tensor in own:
+            if tensor.is_floating_point() and not is_table:
+                tensor.data = tensor.data.to(precision)
+
+
+def _own_precision(like: Tensor) -> AbstractContextManager[object]:
+    # meta tensors carry no numbers, and autocast does not know their device
+    return nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False)
 
 
 def _join(parts: list[Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ for another image size. Towers that open_clip borrows from timm are in `timm_vit
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,24 +15,33 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from side4video.backbones.base import Preprocessing
-from side4video.errors import BackboneError
+from side4video.backbones.base import Preprocessing, patch_grid
 
 
 class OpenClipViT(nn.Module):
-    """open_clip's `VisionTransformer` as an `ImageTrunk`: one class token, then the patches."""
+    """open_clip's `VisionTransformer` as an `ImageTrunk`: one class token, then the patches.
+
+    `image_size` is the size to prepare images in, where it is not the model's own.
+
+    Raises:
+        BackboneError: when `image_size` does not fit the patches.
+    """
 
     num_prefix = 1
     has_class_token = True
     post_norm = False
 
-    def __init__(self, visual: VisionTransformer) -> None:
+    def __init__(self, visual: VisionTransformer, *, image_size: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.visual = visual
         self.width: int = visual.conv1.out_channels
         self.depth = len(visual.transformer.resblocks)
         self.patch_size: tuple[int, int] = _pair(visual.conv1.kernel_size)
+        self.native_size: tuple[int, int] = _pair(visual.image_size)
         self.preprocessing = open_clip_preprocessing(visual)
+        if image_size is not None:
+            self.grid(image_size)
+            self.preprocessing = replace(self.preprocessing, image_size=image_size)
 
     def embed(self, images_ICHW: Tensor) -> tuple[Tensor, None]:
         """Class token and patches with their positions, normed where the model norms them."""
@@ -52,7 +62,7 @@ class OpenClipViT(nn.Module):
         Raises:
             BackboneError: when a side is not a multiple of the patch size.
         """
-        return patch_grid(image_size, self.patch_size, native=self.preprocessing.image_size)
+        return patch_grid(image_size, self.patch_size, native=self.native_size)
 
     def finish(self, tokens_IAD: Tensor) -> Tensor:
         """CLIP's image embedding, before it is normalised."""
@@ -81,22 +91,6 @@ def open_clip_preprocessing(visual: nn.Module) -> Preprocessing:
         image_size=_pair(visual.image_size),
         interpolation=str(record.get("interpolation", "bicubic")),
     )
-
-
-def patch_grid(image_size: tuple[int, int], patch_size: tuple[int, int], *, native: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of whole patches in an image; the size a model was made for always fits.
-
-    Raises:
-        BackboneError: when a side is not a multiple of the patch size.
-    """
-    (height, width), (rows, columns) = image_size, patch_size
-    fits = height % rows == 0 and width % columns == 0 and height > 0 and width > 0
-    if not fits and image_size != native:
-        raise BackboneError(
-            f"image size: got {height}x{width}, allowed are multiples of the patch size {rows}x{columns} "
-            f"and the model's own {native[0]}x{native[1]}"
-        )
-    return height // rows, width // columns
 
 
 def _pair(value: Any) -> tuple[int, int]:
