@@ -51,6 +51,17 @@ class VideoBatch:
     def __len__(self) -> int:
         return self.clip_BTCHW.shape[0]
 
+    def pin_memory(self) -> VideoBatch:
+        """The same batch in page-locked memory; the data loader's pinning thread calls this."""
+        return replace(
+            self,
+            clip_BTCHW=self.clip_BTCHW.pin_memory(),
+            labels_B=self.labels_B.pin_memory(),
+            indices_B=self.indices_B.pin_memory(),
+            views_B=self.views_B.pin_memory(),
+            labels_BK=None if self.labels_BK is None else self.labels_BK.pin_memory(),
+        )
+
     def to(self, target: device | str, *, non_blocking: bool = False) -> VideoBatch:
         """The same batch with its tensors on another device."""
         soft_BK = None if self.labels_BK is None else self.labels_BK.to(target, non_blocking=non_blocking)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 # fmt: off
 VIDEO_EXTENSIONS = frozenset((
@@ -43,6 +44,14 @@ class Manifest:
     def num_classes(self) -> int:
         """K."""
         return len(self.class_names)
+
+    def fingerprint(self) -> str:
+        """A hash of all records and class names; a data set that was moved as a whole keeps it."""
+        base = os.path.dirname(os.path.commonprefix([record.path for record in self.records]))  # noqa: PTH120, RUF071
+        digest = hashlib.sha256(repr(self.class_names).encode())
+        for record in self.records:
+            digest.update(repr((record.path[len(base) :], *astuple(record)[1:])).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
 
     def class_counts(self) -> list[int]:
         """Clips of each class."""
