@@ -35,7 +35,7 @@ def line_chart(lines: Sequence[Line], *, x_name: str, percent: bool = False) -> 
         raise ValueError("a line chart needs finite values")
     x_ticks = _ticks(min(xs), max(xs), 6, whole=True)
     y_ticks = _ticks(0.0 if percent else min(ys), max(ys), 5)
-    x_low, x_high = min(xs), max(max(xs), min(xs) + 1e-9)
+    x_low, x_high = min(xs), max(*xs, min(xs) + 1e-9)
     y_low, y_high = y_ticks[0], y_ticks[-1]
 
     def place(x: float, y: float) -> tuple[float, float]:

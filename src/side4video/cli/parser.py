@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 from argparse import SUPPRESS
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
@@ -59,11 +59,21 @@ class CommandParser(ArgumentParser):
         self.add_switch("--json", help="print one JSON value on standard output and nothing else there")
         self.add_switch("--debug", help="show the traceback of an error")
 
-    def add_settings(self, short: Mapping[str, str]) -> None:
-        """Every setting of the schema as a flag; `short` maps extra flags to dotted names (`--lr` to `optim.lr`)."""
+    def add_settings(self, short: Mapping[str, str], *, only: Container[str] | None = None) -> None:
+        """Settings of the schema as flags, all or `only` some.
+
+        `short` maps extra flags to dotted names (`--lr` to `optim.lr`).
+        """
         aliases = {dotted: flag for flag, dotted in short.items()}
-        groups = {name: self.add_argument_group(f"{name}.*", f"{about}.") for name, about in setting_groups().items()}
+        wanted = {key.partition(".")[0] for key in known_settings() if only is None or key in only}
+        groups = {
+            name: self.add_argument_group(f"{name}.*", f"{about}.")
+            for name, about in setting_groups().items()
+            if name in wanted
+        }
         for dotted, field in known_settings().items():
+            if only is not None and dotted not in only:
+                continue
             names = [f"--{dotted}", *([aliases[dotted]] if dotted in aliases else [])]
             default = "" if field.default is None else f" Default: {_shown(field.default)}."
             about = " ".join((field.description or "").split())
@@ -108,8 +118,14 @@ class CommandParser(ArgumentParser):
         name = word.partition("=")[0]
         close = nearest_names(name, [flag for flag in self._flags if "." not in flag])
         if self._settings and ("." in name or not close):
-            return unknown_setting(name.lstrip("-"))
+            return self._unknown_key(name.lstrip("-"))
         return f"unknown option '{name}'{close}"
+
+    def _unknown_key(self, key: str) -> str:
+        if key in known_settings():
+            allowed = ", ".join(dict.fromkeys(self._settings.values()))
+            return f"setting '{key}' cannot be changed here; these can: {allowed}"
+        return unknown_setting(key)
 
     def _ordered(self, words: Sequence[str]) -> list[str]:
         """Options first, positional words after them: argparse takes only the first run of positional words."""
@@ -124,7 +140,7 @@ class CommandParser(ArgumentParser):
             if self._settings and not word.startswith("-") and is_override(word):
                 key, _, value = word.partition("=")
                 if f"--{key}" not in self._settings:
-                    raise ConfigError(unknown_setting(key))
+                    raise ConfigError(self._unknown_key(key))
                 options.append(f"--{key}={value}")
             elif not word.startswith("-") or word == "-":
                 positional.append(word)

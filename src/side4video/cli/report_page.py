@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from side4video.cli.charts import Line, confusion_chart, line_chart
 from side4video.data.decode import open_video
-from side4video.errors import DataError
+from side4video.errors import InputError
 
 NUM_HARDEST = 12
 NUM_CONFUSED = 15
@@ -121,19 +121,25 @@ def render_report(data: ReportData) -> str:
     return environment.get_template("report.html.j2").render(page=page)
 
 
-def thumbnails(path: str | Path, *, frame_pattern: str | None = None, frames: range | None = None) -> tuple[str, ...]:
+def thumbnails(
+    path: str | Path,
+    *,
+    frame_pattern: str | None = None,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
+) -> tuple[str, ...]:
     """A few frames of a video as `data:` addresses of small JPEG pictures; none when it cannot be read."""
     from PIL import Image
 
     try:
         with open_video(path, frame_pattern=frame_pattern) as reader:
-            shown = frames or range(reader.info.num_frames)
+            shown = reader.frame_range(start_seconds, end_seconds)
             # the middle of each of the equal parts
             indices = [
                 shown[(2 * part + 1) * len(shown) // (2 * _THUMBNAIL_FRAMES)] for part in range(_THUMBNAIL_FRAMES)
             ]
             frames_THWC = reader.read(indices).permute(0, 2, 3, 1).numpy()
-    except (DataError, OSError):
+    except (InputError, OSError):
         return ()
     addresses: list[str] = []
     for frame_HWC in frames_THWC:

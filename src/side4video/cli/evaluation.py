@@ -1,0 +1,258 @@
+"""The work of `side4video evaluate`: scores of a run on a split, and what is written of them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from side4video.backbones.base import Preprocessing
+from side4video.batch import BrokenClip
+from side4video.build import load_run
+from side4video.cli.charts import Line
+from side4video.cli.console import progress_bar
+from side4video.cli.report_page import NUM_HARDEST, Curves, ReportData, ScoredClip, render_report, thumbnails
+from side4video.cli.scores import ScoreRow, write_scores
+from side4video.cli.views import Views
+from side4video.config.describe import known_settings
+from side4video.config.schema import RunSettings
+from side4video.data.class_names import find_mirror_pairs
+from side4video.data.dataset import ClipDataset
+from side4video.data.loaders import make_eval_loader
+from side4video.data.manifest import Manifest, read_manifest, split_manifest
+from side4video.data.sampling import FrameSampler
+from side4video.data.transforms import PixelFormat, TestTransform
+from side4video.errors import CheckpointError
+from side4video.training.checkpoint import METRICS, RunFolder
+from side4video.training.evaluate import evaluate
+from side4video.training.files import read_json, write_bytes
+from side4video.training.runtime import start
+from side4video.version import __version__
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that an evaluation found. Shares are in 0..1; `rows` are in the order of the records, broken ones left out;
+    `confusion[i][j]` counts clips of class i that were called j; `per_class` leaves out classes without clips."""
+
+    title: str
+    subtitle: str
+    top1: float
+    top5: float
+    mean_class: float
+    num_videos: int
+    loss: float
+    class_names: tuple[str, ...]
+    per_class: dict[str, float]
+    confusion: list[list[int]]
+    rows: list[ScoreRow]
+    frame_patterns: list[str | None]
+    broken: tuple[BrokenClip, ...]
+    curves: list[Curves]
+    warnings: list[str]
+    settings: RunSettings
+    views: Views
+    shuffle_frames: bool
+    seconds: float
+
+
+def evaluate_run(
+    folder: Path,
+    settings: RunSettings,
+    *,
+    source: str | None,
+    split: str,
+    views: Views,
+    shuffle_frames: bool,
+) -> Evaluation | None:
+    """Score the clips of `source`, or of a split of the run; None in all processes but the first.
+
+    Raises:
+        CheckpointError: the run is damaged or belongs to another backbone.
+        DataError: no clips, unknown classes, or none that can be read.
+        TrainingError: scores that are NaN.
+    """
+    begin = time.monotonic()
+    runtime = start(settings.train)
+    run = RunFolder(folder)
+    class_names = tuple(run.class_names())
+    manifest, where = _manifest(settings, source, split, class_names)
+    model = load_run(folder).to(runtime.device)
+    dataset = ClipDataset(
+        manifest,
+        sampler=FrameSampler(settings.data.sampling, settings.data.num_frames),
+        transform=TestTransform(pixel_format(model.backbone.preprocessing), settings.data.resize, views.crops),
+        mode="test" if views.clips > 1 else "val",
+        num_clips=views.clips,
+        seed=settings.train.seed,
+        shuffle_frames=shuffle_frames,
+    )
+    loader = make_eval_loader(
+        dataset,
+        batch_size=max(1, settings.data.batch_size // views.count),
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+        workers=settings.data.workers,
+    )
+    with progress_bar() as bar:
+        task = bar.add_task("evaluating", total=-(-len(manifest) * views.count // runtime.world_size))
+        result = evaluate(model, loader, runtime=runtime, on_batch=lambda clips: bar.advance(task, clips))
+    if not runtime.is_main:
+        return None
+    report = result.report
+    rows = [
+        _row(manifest, index, scores_K, class_names)
+        for index, scores_K in zip(result.indices_V.tolist(), result.scores_VK, strict=True)
+    ]
+    correct, videos = report.correct_K.tolist(), report.videos_K.tolist()
+    looks = f"{views.clips} clip{'s' * (views.clips > 1)} x {views.crops} crop{'s' * (views.crops > 1)}"
+    shuffled = ", frames shuffled" if shuffle_frames else ""
+    return Evaluation(
+        title=folder.resolve().name + (" (frames shuffled)" if shuffle_frames else ""),
+        subtitle=f"{len(rows)} clips of {where}; {looks} of {settings.data.num_frames} frames{shuffled}; "
+        f"beside {model.backbone.name}",
+        top1=report.top1,
+        top5=report.top5,
+        mean_class=report.mean_class,
+        num_videos=report.num_videos,
+        loss=result.loss,
+        class_names=class_names,
+        per_class={name: right / n for name, right, n in zip(class_names, correct, videos, strict=True) if n},
+        confusion=report.confusion_KK.tolist(),
+        rows=rows,
+        frame_patterns=[manifest.records[index].frame_pattern for index in result.indices_V.tolist()],
+        broken=result.broken,
+        curves=_curves(folder),
+        warnings=_warnings(settings, class_names, split=None if source else split, shuffle_frames=shuffle_frames),
+        settings=settings,
+        views=views,
+        shuffle_frames=shuffle_frames,
+        seconds=time.monotonic() - begin,
+    )
+
+
+def write_outputs(result: Evaluation, *, report: Path, scores: Path) -> None:
+    """Write the report page and the table of scores.
+
+    Raises:
+        OSError: a file cannot be written; what was there before still is.
+    """
+    write_scores(scores, result.rows, result.class_names)
+    hardest = sorted(range(len(result.rows)), key=lambda number: _own_score(result, number))[:NUM_HARDEST]
+    data = ReportData(
+        title=result.title,
+        subtitle=result.subtitle,
+        top1=result.top1,
+        top5=result.top5,
+        mean_class=result.mean_class,
+        class_names=result.class_names,
+        confusion=result.confusion,
+        hardest=[_scored_clip(result, number) for number in hardest],
+        broken=[(clip.path, clip.reason) for clip in result.broken],
+        curves=result.curves,
+        warnings=result.warnings,
+        settings=[(key, _shown(result.settings, key)) for key in known_settings()],
+        footer=f"side4video {__version__}, {time.strftime('%Y-%m-%d %H:%M')}, {result.seconds:.0f} s",
+    )
+    write_bytes(report, render_report(data).encode())
+
+
+def pixel_format(wanted: Preprocessing) -> PixelFormat:
+    """The pixels that a backbone wants, as the transforms take them."""
+    return PixelFormat(wanted.image_size, wanted.mean, wanted.std, wanted.interpolation)
+
+
+def _manifest(
+    settings: RunSettings, source: str | None, split: str, class_names: Sequence[str]
+) -> tuple[Manifest, str]:
+    """The clips, and what to call them."""
+    raise NotImplementedError
+
+
+def _row(manifest: Manifest, index: int, scores_K: Tensor, class_names: Sequence[str]) -> ScoreRow:
+    record = manifest.records[index]
+    return ScoreRow(
+        path=record.path,
+        start_seconds=record.start_seconds,
+        end_seconds=record.end_seconds,
+        label=class_names[record.label],
+        predicted=class_names[int(scores_K.argmax())],
+        scores=scores_K.tolist(),
+    )
+
+
+def _own_score(result: Evaluation, number: int) -> float:
+    row = result.rows[number]
+    return row.scores[result.class_names.index(row.label)]
+
+
+def _scored_clip(result: Evaluation, number: int) -> ScoredClip:
+    row = result.rows[number]
+    return ScoredClip(
+        path=row.path,
+        label=row.label,
+        predicted=row.predicted,
+        label_score=_own_score(result, number),
+        predicted_score=max(row.scores),
+        thumbnails=thumbnails(
+            row.path,
+            frame_pattern=result.frame_patterns[number],
+            start_seconds=row.start_seconds,
+            end_seconds=row.end_seconds,
+        ),
+    )
+
+
+def _curves(folder: Path) -> list[Curves]:
+    """The curves of the run's history; none when it has none that can be read."""
+    try:
+        history: list[dict[str, Any]] = read_json(folder / METRICS)["history"]
+    except (CheckpointError, KeyError, TypeError) as error:
+        logger.warning("no training curves in the report: %s", error)
+        return []
+
+    def line(name: str, key: str) -> list[Line]:
+        points = [(float(row["epoch"]), float(row[key])) for row in history if row.get(key) is not None]
+        return [Line(name, points)] if points else []
+
+    charts = [
+        Curves("Loss", [*line("training", "train_loss"), *line("validation", "val_loss")]),
+        Curves("Top-1", [*line("training", "train_top1"), *line("validation", "val_top1")], percent=True),
+    ]
+    return [chart for chart in charts if chart.lines]
+
+
+def _warnings(
+    settings: RunSettings, class_names: Sequence[str], *, split: str | None, shuffle_frames: bool
+) -> list[str]:
+    found: list[str] = []
+    pairs = find_mirror_pairs(class_names)
+    if settings.data.flip == "on" and pairs:
+        named = "; ".join(f"{one} / {other}" for one, other in pairs[:5])
+        more = f" and {len(pairs) - 5} more pairs" if len(pairs) > 5 else ""
+        found.append(
+            f"A mirror exchanges these classes: {named}{more}. They were trained with data.flip=on, so half of their "
+            "clips were shown mirrored under the wrong label. Train with data.flip=swap and data.flip_pairs, or with "
+            "data.flip=off."
+        )
+    if split == "train":
+        found.append("These clips were trained on: the numbers say nothing about new ones.")
+    if shuffle_frames:
+        found.append(
+            "The frames of each clip are in random order: this is the control that shows what is read without motion."
+        )
+    return found
+
+
+def _shown(settings: RunSettings, key: str) -> str:
+    value: Any = settings
+    for part in key.split("."):
+        value = getattr(value, part)
+    return "" if value is None else str(value)

@@ -1,0 +1,119 @@
+"""`side4video predict`: name the action in video files, folders and globs, looking at the whole of each video."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from side4video.cli.console import fail, note, progress_bar, show_table
+from side4video.cli.main import BAD_INPUT, DONE, WRONG_DATA, Outcome
+from side4video.cli.video_paths import find_videos
+from side4video.cli.views import parse_views
+from side4video.config.load import parse_overrides
+from side4video.errors import ConfigError
+
+if TYPE_CHECKING:
+    from side4video.cli.parser import CommandParser
+
+USAGE = "RUN [RUN ...] VIDEO [VIDEO ...] [options]"
+EXAMPLES = """  side4video predict runs/mine video.mp4
+  side4video predict runs/mine footage/ 'more/**/*.mkv' --top-k 3 --json
+  side4video predict runs/actions runs/sports video.mp4 --views 10x3"""
+
+SHORT_FLAGS = {
+    "--num-frames": "data.num_frames",
+    "--workers": "data.workers",
+    "--accelerator": "train.accelerator",
+}
+CHANGEABLE = frozenset({*SHORT_FLAGS.values(), "data.sampling", "data.resize", "train.precision"})
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """The options of this command."""
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="RUN|VIDEO",
+        help="run folders first, then video files, folders (looked through to the bottom) and globs",
+    )
+    parser.add_option("--top-k", type=int, default=5, metavar="K", help="labels to show for each video. Default: 5.")
+    parser.add_option(
+        "--views",
+        default="4x1",
+        metavar="CLIPSxCROPS",
+        help="looks at each video, whose scores are averaged: CLIPS choices of frames over the whole of it, each in "
+        "CROPS (1, 3 or 5) parts of the picture. Default: 4x1.",
+    )
+    parser.add_common()
+    parser.add_settings(SHORT_FLAGS, only=CHANGEABLE)
+
+
+def run(options: argparse.Namespace) -> Outcome:
+    """Predict, and name what could not be read.
+
+    Raises:
+        ConfigError: an option has a value that is not allowed, or the first word is no run.
+        CheckpointError: a run is damaged.
+    """
+    if options.top_k < 1:
+        raise ConfigError(f"--top-k: must be at least 1; got {options.top_k}")
+    views = parse_views(options.views)
+    overrides = parse_overrides(options.overrides)
+    found = find_videos(options.words)
+    for word, reason in found.missing:
+        fail(f"{word}: {reason}")
+    if not found.videos:
+        return Outcome(BAD_INPUT)
+
+    # torch comes in here: everything above is checked without it
+    from side4video.cli.prediction import Prediction, Unreadable, predict_videos
+
+    entries: list[dict[str, Any]] = []
+    shown: list[tuple[Path, Prediction]] = []
+    num_unreadable = 0
+    with progress_bar() as bar:
+        task = bar.add_task("predicting", total=len(found.videos))
+        for video in predict_videos(found.runs, found.videos, views=views, overrides=overrides, top_k=options.top_k):
+            bar.advance(task)
+            if isinstance(video, Unreadable):
+                num_unreadable += 1
+                fail(f"{video.path}: {video.reason}")
+                continue
+            for run_path, prediction in video:
+                shown.append((run_path, prediction))
+                entries.append(_as_json(run_path, prediction, name_run=len(found.runs) > 1))
+    if not options.json and shown:
+        _show(shown, found.runs)
+    if num_unreadable:
+        note(f"{num_unreadable} of {len(found.videos)} videos could not be read")
+    code = BAD_INPUT if not entries else WRONG_DATA if num_unreadable or found.missing else DONE
+    return Outcome(code, entries)
+
+
+def _as_json(run_path: Path, prediction: Any, *, name_run: bool) -> dict[str, Any]:
+    return {
+        "path": str(prediction.path),
+        **({"run": str(run_path)} if name_run else {}),
+        "predictions": [{"label": label, "score": score} for label, score in prediction.top],
+        "frames_decoded": prediction.frames_decoded,
+    }
+
+
+def _show(shown: Sequence[tuple[Path, Any]], runs: Sequence[Path]) -> None:
+    from rich.table import Table
+
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("video", overflow="fold")
+    if len(runs) > 1:
+        table.add_column("run", overflow="fold")
+    table.add_column("label", overflow="fold")
+    table.add_column("score", justify="right")
+    for run_path, prediction in shown:
+        for rank, (label, score) in enumerate(prediction.top):
+            names = [str(prediction.path), *([str(run_path)] if len(runs) > 1 else [])]
+            cells = names if rank == 0 else [""] * len(names)
+            last = rank == len(prediction.top) - 1
+            table.add_row(*cells, label, f"{100 * score:.1f} %", end_section=last)
+    show_table(table)
