@@ -242,12 +242,13 @@ class _Loop:
             with nullcontext() if ema is None else ema.applied_to(self.model.trainable_state()):
                 self.runtime.share_buffers(self.model.side)
                 result = self._validate() if due and self.data.val_loader is not None else None
-                better = result is not None and (at.best_top1 is None or result.report.top1 > at.best_top1)
+                better = result is not None and self._is_better(result)
                 if result is not None:
-                    at.without_better += 1
                     self.trainee.broken.val = {clip.index: clip for clip in result.broken}
+                    higher = at.best_top1 is None or result.report.top1 > at.best_top1
+                    at.without_better = 0 if higher else at.without_better + 1
                 if better and result is not None:
-                    at.best_top1, at.best_epoch, at.without_better = result.report.top1, epoch, 0
+                    at.best_top1, at.best_loss, at.best_epoch = result.report.top1, result.loss, epoch
                 if better or at.best_top1 is None:
                     self.session.save_weights(WEIGHTS)
                 self.session.save_weights(LAST_WEIGHTS)
@@ -271,6 +272,12 @@ class _Loop:
         self.progress.validate(self.at.epoch)
         stop = lambda: self.signals.received is not None  # noqa: E731
         return evaluate(self.model, self.data.val_loader, runtime=self.runtime, should_stop=stop)
+
+    def _is_better(self, result: EvaluationResult) -> bool:
+        """By top-1; between equals, by the lower loss."""
+        if self.at.best_top1 is None or self.at.best_loss is None:
+            return True
+        return (result.report.top1, -result.loss) > (self.at.best_top1, -self.at.best_loss)
 
     def _agree(self, batch: VideoBatch | None, *, may_stop: bool = False) -> tuple[float, float]:
         """Sum over the processes what this batch brings and what the last one gave; stop together where needed.

@@ -36,6 +36,7 @@ class Progression:
     epoch_seconds: float = 0.0
     seconds: float = 0.0
     best_top1: float | None = None
+    best_loss: float | None = None
     best_epoch: int | None = None
     without_better: int = 0
     finished: bool = False

@@ -1,0 +1,256 @@
+"""A training run small enough for tests: a three-block frozen model, drawn clips, and a script that can be killed.
+
+    python small_run.py OUT '{"settings": {"optim.epochs": 3}, "resume": true, "kill_at": 5}'
+
+`kill_at` ends the process with SIGKILL before that batch of the run is given (counted over epochs), `kill_in_write`
+inside the n-th write of a file, half of it written. `full_at` lets no file grow from that batch on, `signal_at` sends
+`signal` (a name) to itself. With `"trace": PATH` each process writes what it raised there, and `"weights": PATH` what
+the model held at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from side4video.backbones.base import FrozenBackbone, Preprocessing
+from side4video.batch import BrokenClip, VideoBatch
+from side4video.config.load import load_settings
+from side4video.config.schema import RunSettings
+from side4video.side import SideSpec
+from side4video.tasks.recognition import VideoClassifier
+from side4video.training import files
+from side4video.training.fit import FitResult, TrainingData, fit
+from side4video.training.runtime import start
+
+NUM_CLASSES = 3
+NUM_FRAMES = 4
+IMAGE_SIZE = (12, 16)
+SETTINGS = {
+    "optim.epochs": 3,
+    "optim.warmup_epochs": 1,
+    "optim.lr": 3e-3,
+    "data.batch_size": 4,
+    "data.num_frames": NUM_FRAMES,
+    "train.accelerator": "cpu",
+    "train.devices": 1,
+    "train.loggers": ["csv"],
+    "train.save_every_steps": 2,
+    "train.seed": 5,
+}
+
+
+class SmallTrunk(nn.Module):
+    """An image model of three MLP blocks on patches of 4 x 8 pixels, with a class token and a buffer."""
+
+    width, depth, num_prefix, has_class_token, post_norm = 12, 3, 1, True, False
+    patch_size = (4, 8)
+    preprocessing = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), IMAGE_SIZE, "bilinear")
+
+    def __init__(self, seed: int = 1) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.patches = nn.Conv2d(3, self.width, self.patch_size, stride=self.patch_size)
+            self.class_token = nn.Parameter(torch.randn(self.width))
+            self.blocks = nn.ModuleList(nn.Linear(self.width, self.width) for _ in range(self.depth))
+            # a batch norm would move if anything put the backbone in training mode
+            self.norm = nn.BatchNorm1d(self.width)
+
+    def embed(self, images_ICHW: Tensor) -> tuple[Tensor, None]:
+        patches_IND = self.patches(images_ICHW).flatten(2).transpose(1, 2)
+        patches_IND = self.norm(patches_IND.flatten(0, 1)).view_as(patches_IND)
+        class_I1D = self.class_token.expand(patches_IND.shape[0], 1, self.width)
+        return torch.cat([class_I1D, patches_IND], dim=1), None
+
+    def run_block(self, index: int, tokens_IAD: Tensor, context: None) -> Tensor:
+        mixed_IAD = tokens_IAD + tokens_IAD.mean(1, keepdim=True)
+        return tokens_IAD + torch.tanh(self.blocks[index](mixed_IAD))
+
+    def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        return image_size[0] // self.patch_size[0], image_size[1] // self.patch_size[1]
+
+    def finish(self, tokens_IAD: Tensor) -> Tensor:
+        return tokens_IAD[:, 0]
+
+
+def small_settings(overrides: dict[str, Any] | None = None) -> RunSettings:
+    """Settings of a small run."""
+    return load_settings(None, {**SETTINGS, **(overrides or {})})
+
+
+def small_model(
+    *, norm: str = "batch", seed: int = 2, dropout: float = 0.25, backbone_seed: int = 1
+) -> VideoClassifier:
+    """A classifier on the small trunk."""
+    backbone = FrozenBackbone(SmallTrunk(backbone_seed), name="small")
+    spec = SideSpec(width=16, num_heads=2, norm=norm)
+    names = [f"class {number}" for number in range(NUM_CLASSES)]
+    generator = torch.Generator().manual_seed(seed)
+    return VideoClassifier(backbone, NUM_CLASSES, side=spec, class_names=names, dropout=dropout, generator=generator)
+
+
+@dataclass
+class SmallLoader:
+    """Batches of drawn clips; each clip depends on (seed, epoch, index) alone, its frames drift with its label."""
+
+    num_videos: int
+    batch_size: int
+    rank: int = 0
+    world_size: int = 1
+    broken: tuple[int, ...] = ()
+    shuffle: bool = True
+    views: int = 1
+    nan_at: int | None = None
+    before: Callable[[int], None] | None = None
+    epoch: int = 0
+    batch: int = 0
+
+    def __len__(self) -> int:
+        return self.num_videos // (self.batch_size * self.world_size)
+
+    def seek(self, epoch: int, batch: int) -> None:
+        self.epoch, self.batch = epoch, batch
+
+    def __iter__(self) -> Iterator[VideoBatch]:
+        order = list(range(self.num_videos))
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(100 + self.epoch)
+            order = torch.randperm(self.num_videos, generator=generator).tolist()
+        for batch in range(self.batch, len(self)):
+            if self.before is not None:
+                self.before(self.epoch * len(self) + batch)
+            at = (batch * self.world_size + self.rank) * self.batch_size
+            yield self._batch(order[at : at + self.batch_size], self.epoch * len(self) + batch)
+
+    def _batch(self, indices: list[int], number: int) -> VideoBatch:
+        good = [index for index in indices if index not in self.broken]
+        pairs = [(index, view) for index in good for view in range(self.views)]
+        clips = [small_clip(index, self.epoch * 7 + view) for index, view in pairs]
+        clip_BTCHW = torch.stack(clips) if clips else torch.zeros(0, NUM_FRAMES, 3, *IMAGE_SIZE)
+        if number == self.nan_at:
+            clip_BTCHW = clip_BTCHW * float("nan")
+        return VideoBatch(
+            clip_BTCHW,
+            torch.tensor([index % NUM_CLASSES for index, _ in pairs], dtype=torch.int64),
+            torch.tensor([index for index, _ in pairs], dtype=torch.int64),
+            torch.tensor([view for _, view in pairs], dtype=torch.int64),
+            tuple(
+                BrokenClip(index, f"video{index}.mp4", "no video stream") for index in indices if index in self.broken
+            ),
+        )
+
+
+def small_clip(index: int, variant: int) -> Tensor:
+    """One clip, TCHW."""
+    generator = torch.Generator().manual_seed(index * 1000 + variant)
+    drift_T = torch.arange(NUM_FRAMES) * (index % NUM_CLASSES - 1) * 0.7
+    return torch.randn(NUM_FRAMES, 3, *IMAGE_SIZE, generator=generator) + drift_T[:, None, None, None]
+
+
+def small_data(train: SmallLoader, val: SmallLoader | None, fingerprint: str = "small") -> TrainingData:
+    """The loaders as `fit` takes them."""
+    return TrainingData(train, val, train.seek, len(train), train.num_videos, fingerprint)
+
+
+def _kill_in_write(number: int) -> None:
+    """Die in the middle of the n-th file, with half of it on the disk."""
+    written, write = 0, files.write_bytes
+
+    def dying(path: Path, content: bytes) -> None:
+        nonlocal written
+        written += 1
+        if written == number:
+            with path.with_name(f"{path.name}.partial").open("wb") as file:
+                file.write(content[: len(content) // 2])
+                file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+        write(path, content)
+
+    files.write_bytes = dying
+
+
+def main(out: str, options: dict[str, Any]) -> FitResult:
+    """Train as the options say."""
+    torch.set_num_threads(1)
+    # a killed process loses nothing that the system has; only a power cut would
+    os.fsync = lambda _: None
+    settings = small_settings(options.get("settings"))
+    runtime = start(settings.train)
+
+    def before(batch: int) -> None:
+        if batch == options.get("kill_at"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if batch == options.get("full_at"):
+            # no file may grow beyond a kilobyte: a write fails as it does on a full disk
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+        if batch == options.get("signal_at") and runtime.rank == options.get("signal_rank", 0):
+            os.kill(os.getpid(), getattr(signal, options["signal"]))
+
+    if "kill_in_write" in options and runtime.is_main:
+        _kill_in_write(options["kill_in_write"])
+    world = runtime.world_size
+    broken = tuple(options.get("broken", ()))
+    batch_size = settings.data.batch_size // (world if options.get("split_batch") else 1)
+    nan_at = options.get("nan_at") if runtime.rank == world - 1 else None
+    train = SmallLoader(
+        options.get("videos", 24), batch_size, runtime.rank, world, broken, before=before, nan_at=nan_at
+    )
+    val = SmallLoader(15, 3, 0, 1, shuffle=False)
+    if world > 1:
+        # a validation part of other size in each process
+        val = SmallLoader(15, 3, runtime.rank, world, shuffle=False)
+    model = small_model(norm=options.get("norm", "batch"), dropout=options.get("dropout", 0.25))
+    result = fit(settings, model, small_data(train, val), out, resume=options.get("resume", False), runtime=runtime)
+    if "weights" in options:
+        files.write_tensors(Path(f"{options['weights']}.{runtime.rank}"), model.trainable_state())
+    return result
+
+
+def traced(out: str, options: dict[str, Any]) -> None:
+    """`main`, with what it raised written to `trace`."""
+    raised = "nothing"
+    try:
+        main(out, options)
+    except BaseException as error:
+        raised = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        if "trace" in options:
+            Path(f"{options['trace']}.{os.environ.get('LOCAL_RANK', '0')}").write_text(raised)
+
+
+def forked(out: str, options: dict[str, Any]) -> int:
+    """`traced` in a child process, which may be killed; its exit status as a shell counts."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            traced(out, options)
+            status = 0
+        except SystemExit as error:
+            status = int(error.code or 0)
+        except BaseException as error:  # noqa: BLE001 - the child has no one else to tell
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--jobs":
+        # many runs, one after the other, without importing torch for each
+        jobs = json.loads(Path(sys.argv[2]).read_text())
+        print(json.dumps([forked(out, options) for out, options in jobs]))
+    else:
+        traced(sys.argv[1], json.loads(sys.argv[2]))
