@@ -161,10 +161,11 @@ class VideoReader:
         """Give each of these frames to `deliver`, decoding from each key frame at most once."""
         pending = sorted(ordinals)
         while pending:
-            start = self._table.start_for(pending[0])
+            starts = [self._table.start_for(ordinal) for ordinal in pending]
             stop = 1
-            while stop < len(pending) and self._table.start_for(pending[stop]) <= pending[stop - 1] + 1:
+            while stop < len(pending) and starts[stop] <= pending[stop - 1] + 1:
                 stop += 1
+            start = min(starts[:stop])  # a frame shown before a key frame but decoded after it needs an earlier one
             missing = self._decode_run(start, pending[:stop], deliver)
             if missing == pending[:stop] and self._table.forget_start(start):
                 continue  # decoding cannot start there after all

@@ -23,6 +23,7 @@ import numpy as np
 from av.bitstream import BitStreamFilterContext
 
 from side4video.data.containers import AVI, MATROSKA, MP4, MPEG_TS, format_name, open_container, video_stream
+from side4video.data.truncation import ends_inside_packet
 from side4video.errors import VideoError
 
 if TYPE_CHECKING:
@@ -135,8 +136,8 @@ def read_table(container: InputContainer, stream: VideoStream, path: str | Path,
         if table.held is not None:
             packet.pts = packet.dts = ordinal
             table.held.append(packet)
-    if is_corrupt:  # the last packet was cut off: it is no frame
-        table.discards[-1] = True
+    if table.keys and (is_corrupt or (name == MPEG_TS and ends_inside_packet(Path(path)))):
+        table.discards[-1] = True  # the last packet was cut off: it is no frame
     if not any(table.keys):
         raise VideoError(path, "no frames" if not table.keys else "no key frame to start from")
     if codec in _NEVER_REORDERS:

@@ -1,7 +1,8 @@
 """Whether a video file ends before its own headers say it does; from a few bytes, without FFmpeg.
 
 FFmpeg reads what is there of a file whose download or recording was cut off, and says nothing. mp4/mov, mkv/webm and
-avi state the length of what holds the frames, so a missing tail can be told. MPEG-TS and raw streams state none.
+avi state the length of what holds the frames, so a missing tail can be told. MPEG-TS and raw streams state none;
+of MPEG-TS at least a cut inside a packet shows.
 
 Sources: ISO/IEC 14496-12 "Object Structure"; RFC 9559 "Segment", RFC 8794 "Element Data Size"; the RIFF layout of AVI.
 """
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 _HOLDS_FRAMES = frozenset({b"mdat", b"moov", b"moof"})
+_TS_PACKET_BYTES = (188, 192, 204)
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
@@ -30,6 +32,15 @@ def missing_bytes(path: Path) -> int:
         else:
             end = 0
     return max(0, end - length)
+
+
+def ends_inside_packet(path: Path) -> bool:
+    """Whether an MPEG-TS file ends inside one of its packets (of 188, 192 or 204 bytes), so that its last frame is cut.
+
+    A cut between two packets cannot be told.
+    """
+    length = path.stat().st_size
+    return all(length % size for size in _TS_PACKET_BYTES)
 
 
 def _mp4_end(file: BinaryIO, length: int) -> int:
