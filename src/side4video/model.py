@@ -12,17 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from side4video.backbones.base import FrozenBackbone, LayerTokens
-from side4video.side.network import SideNetwork, SideOutput
+from side4video.side.network import MemoryMode, SideNetwork, SideOutput
 from side4video.side.spec import SideSpec
+
+# frames that a frozen block runs over at a time in the memory modes other than fast: enough to keep a device busy
+LEAN_FRAME_SLICE = 32
 
 
 class Side4Video(nn.Module):
-    """A frozen image backbone and the trainable side network beside it."""
+    """A frozen image backbone and the trainable side network beside it.
+
+    `frame_slice` runs each frozen block over that many frames at a time; default: all of them with memory "fast", 32
+    otherwise. The numbers do not change.
+    """
 
     def __init__(self, backbone: FrozenBackbone, side: SideNetwork, *, frame_slice: int | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.side = side
+        if frame_slice is None and side.memory != "fast":
+            frame_slice = LEAN_FRAME_SLICE
         self.frame_slice = frame_slice
 
     def forward(self, clip_BTCHW: Tensor) -> SideOutput:
@@ -33,6 +42,28 @@ class Side4Video(nn.Module):
         """
         _check_clip(clip_BTCHW)
         return self.side(clip_BTCHW, self._layers(clip_BTCHW))
+
+    def forward_with_last(self, clip_BTCHW: Tensor) -> tuple[SideOutput, LayerTokens]:
+        """As `forward`, and the tokens of the last frozen block, which retrieval's frame embeddings start from.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        _check_clip(clip_BTCHW)
+        final = self.backbone.depth - 1
+        last: list[LayerTokens] = []
+
+        def tapped() -> Iterator[LayerTokens]:
+            taps = sorted({*self.side.taps, final})
+            for layer in self.backbone.stream(clip_BTCHW, taps, frame_slice=self.frame_slice):
+                if layer.layer == final:
+                    last.append(layer)
+                if layer.layer in self.side.taps:
+                    yield layer
+
+        # the side network asks for one layer more than it has taps, so the stream always reaches the last block
+        output = self.side(clip_BTCHW, tapped())
+        return output, last[0]
 
     def side_features(self, clip_BTCHW: Tensor) -> list[Tensor]:
         """BTNS patches after each side block, before the final norm.
@@ -50,7 +81,11 @@ class Side4Video(nn.Module):
 
 
 def make_side_network(
-    backbone: FrozenBackbone, spec: SideSpec | None = None, *, generator: torch.Generator | None = None
+    backbone: FrozenBackbone,
+    spec: SideSpec | None = None,
+    *,
+    memory: MemoryMode = "fast",
+    generator: torch.Generator | None = None,
 ) -> SideNetwork:
     """A side network that fits this backbone; without a spec, in the dialect of the backbone's family.
 
@@ -65,6 +100,7 @@ def make_side_network(
         depth=backbone.depth,
         grid_YX=backbone.grid(backbone.preprocessing.image_size),
         patch_size=backbone.patch_size,
+        memory=memory,
         generator=generator,
     )
 

@@ -59,7 +59,7 @@ SIZES = [("clip", size) for size in CLIP_SIZES] + [("eva", size) for size in EVA
 @pytest.mark.parametrize("name", ["recog_clip_eval", "recog_clip_train", "recog_eva_eval"])
 def test_plain_equals_the_stored_case(parity_dir: Path, name: str) -> None:
     case = load_case(parity_dir / name)
-    dialect = "eva" if "eva" in name else "clip"
+    dialect = "eva" if "_eva_" in name else "clip"
     taps = case.hparams.get("side_blocks_after", list(range(case.hparams["layers"])))
     outputs = PLAIN[dialect](
         case.weights, case.clip_BTCHW, heads=case.hparams["heads"], taps=taps, train=case.record["mode"] == "train"

@@ -210,6 +210,9 @@ class RunSettings(Settings):
 
     task: Literal["recognition"] = "recognition"
     """What is learned."""
+    memory: Literal["fast", "balanced", "lean", "smallest"] = "balanced"
+    """What training keeps; the numbers do not change. fast: everything. balanced: what enters each side block, the rest
+    is computed again. lean: and frozen tokens wait in host memory. smallest: and only every few side blocks."""
     backbone: BackboneSettings = BackboneSettings()
     """The frozen image model."""
     side: SideSettings = SideSettings()

@@ -22,7 +22,7 @@ class Projection(nn.Module):
         self.linear = nn.Linear(backbone_width, width)
 
     def forward(self, tokens_BTAD: Tensor) -> Tensor:
-        if not torch.is_autocast_enabled(tokens_BTAD.device.type):
+        if tokens_BTAD.is_meta or not torch.is_autocast_enabled(tokens_BTAD.device.type):
             # the backbone may run in another precision than the side network
             tokens_BTAD = tokens_BTAD.to(self.linear.weight.dtype)
         if self.norm_at == "input":

@@ -32,9 +32,8 @@ def initialise(network: nn.Module, spec: SideSpec, generator: torch.Generator | 
     if generator is not None:
         _reset_from(network, generator)
     _normal(network.get_parameter("position"), POSITION_STD[spec.init], generator)
-    extra = getattr(network, "extra_token", None)
-    if isinstance(extra, Tensor):
-        _normal(extra, POSITION_STD[spec.init], generator)
+    if spec.representation == "extra":
+        _normal(network.get_parameter("extra.token"), POSITION_STD[spec.init], generator)
     for block in cast("Iterable[SideBlock]", network.get_submodule("blocks")):
         if spec.init == "clip":
             _clip_block(block, spec.width, generator)

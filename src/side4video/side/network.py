@@ -12,18 +12,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Literal, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from side4video.errors import ConfigError
 from side4video.side.block import SideBlock, apply_norm, make_norm
 from side4video.side.fusion import Projection, fuse, shift_class_tokens
 from side4video.side.init import initialise
+from side4video.side.offload import TokenStore
+from side4video.side.recompute import Segments
 from side4video.side.spec import SideSpec, resolve_taps
 
 STEM_FRAMES = 3
+MemoryMode = Literal["fast", "balanced", "lean", "smallest"]
 
 
 class FrozenTokens(Protocol):
@@ -40,6 +45,15 @@ class FrozenTokens(Protocol):
 
 
 @dataclass(frozen=True)
+class _Layout:
+    """Where the tokens of a frozen block stand; the same for all blocks of a backbone."""
+
+    num_prefix: int
+    has_class_token: bool
+    grid_YX: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class SideOutput:
     """`frames_BTS`: one vector a frame, the chosen representation. `patches_BTNS`: the last side block's patches."""
 
@@ -53,6 +67,10 @@ class SideNetwork(nn.Module):
     `depth` and `backbone_width` are the backbone's, `grid_YX` its patch grid at its usual input size, `patch_size` the
     height and width of a patch in pixels.
 
+    `memory` says what training keeps; outputs and gradients are the same. `fast`: everything. `balanced`: only what
+    enters each side block; the rest is computed again in the backward pass. `lean`: the same, and the frozen tokens
+    wait in host memory. `smallest`: as lean, and only every few side blocks keep what enters them.
+
     Raises:
         ConfigError: taps that the backbone does not have.
     """
@@ -65,16 +83,20 @@ class SideNetwork(nn.Module):
         depth: int,
         grid_YX: tuple[int, int],
         patch_size: tuple[int, int],
+        memory: MemoryMode = "fast",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        if memory not in get_args(MemoryMode):
+            raise ConfigError(f"memory must be one of {', '.join(get_args(MemoryMode))}; got {memory!r}")
         self.spec = spec
+        self.memory: MemoryMode = memory
         self.taps = resolve_taps(spec.taps, depth)
         self.grid_YX = grid_YX
         self.carries_token = spec.representation != "gap"
         rows = grid_YX[0] * grid_YX[1] + spec.position_on_class
         self.position = nn.Parameter(torch.empty(rows, spec.width))
-        self.extra_token = nn.Parameter(torch.empty(spec.width)) if spec.representation == "extra" else None
+        self.extra = ExtraToken(spec.width) if spec.representation == "extra" else None
         self.stem = Stem(spec, patch_size) if spec.stem else None
         self.projections = nn.ModuleList(
             Projection(backbone_width, spec.width, norm_at=spec.projection_norm) for _ in self.taps
@@ -89,10 +111,12 @@ class SideNetwork(nn.Module):
         Raises:
             ValueError: another number of frozen blocks than taps, or a stem whose patches do not fit the grid.
         """
-        side_BTMS: Tensor | None = None
-        for side_BTMS in self.stream(clip_BTCHW, layers):  # noqa: B007
-            pass
-        assert side_BTMS is not None
+        if self.memory == "fast" or not torch.is_grad_enabled():
+            side_BTMS = clip_BTCHW
+            for side_BTMS in self.stream(clip_BTCHW, layers):  # noqa: B007
+                pass
+        else:
+            side_BTMS = self._run_segments(clip_BTCHW, layers)
         if self.norm is not None:
             side_BTMS = apply_norm(self.norm, side_BTMS)
         patches_BTNS = side_BTMS[:, :, self.carries_token :]
@@ -105,51 +129,100 @@ class SideNetwork(nn.Module):
         Raises:
             ValueError: as `forward`.
         """
-        side_BTMS: Tensor | None = None
-        stem_BTNS = self.stem(clip_BTCHW) if self.stem is not None else None
-        position_QS: Tensor | None = None
-        index = -1
-        for index, tokens in enumerate(layers):
-            if index >= len(self.blocks):
-                raise ValueError(f"the side network has {len(self.blocks)} taps; got more frozen blocks than that")
-            projected_BTNS, class_BTS = self._project(index, tokens)
-            if side_BTMS is None:
-                if stem_BTNS is not None and stem_BTNS.shape != projected_BTNS.shape:
-                    raise ValueError(
-                        f"the stem's patches {tuple(stem_BTNS.shape)} do not fit the frozen patches "
-                        f"{tuple(projected_BTNS.shape)}; turn the stem off (side.stem=false) for this backbone"
-                    )
-                position_QS = self._positions(tokens.grid_YX)
-            assert position_QS is not None
-            side_BTMS = self._fuse(side_BTMS, stem_BTNS, projected_BTNS, class_BTS)
-            stem_BTNS = None
-            shifted_BTS = shift_class_tokens(class_BTS) if self.spec.shift else class_BTS
-            mixed_BTMS: Tensor = self.blocks[index](side_BTMS, shifted_BTS, position_QS)
-            side_BTMS = mixed_BTMS
-            yield mixed_BTMS
-        if index + 1 != len(self.blocks):
-            raise ValueError(f"the side network has {len(self.blocks)} taps; got {index + 1} frozen blocks")
+        layout, tokens_of_taps = self._open(layers)
+        position_QS = self._positions(layout.grid_YX)
+        stream = clip_BTCHW
+        for index, tokens_BTAD in enumerate(tokens_of_taps):
+            stream = self._stage(layout, index, stream, tokens_BTAD, position_QS)
+            yield stream
 
-    def _project(self, index: int, tokens: FrozenTokens) -> tuple[Tensor, Tensor]:
+    def _run_segments(self, clip_BTCHW: Tensor, layers: Iterable[FrozenTokens]) -> Tensor:
+        """The last side stream, keeping for the backward pass only what enters each segment."""
+        layout, tokens_of_taps = self._open(layers)
+        position_QS = self._positions(layout.grid_YX)
+        segments = Segments(
+            partial(self._stage, layout),
+            modules_of=self._stage_modules,
+            store=TokenStore() if self.memory in ("lean", "smallest") else None,
+        )
+        depth = len(self.blocks)
+        length = math.ceil(math.sqrt(depth)) if self.memory == "smallest" else 1
+        stream = clip_BTCHW
+        for first in range(0, depth, length):
+            stream = segments.run(first, min(length, depth - first), stream, position_QS, tokens_of_taps)
+        next(tokens_of_taps, None)  # so that a layer too many is noticed
+        return stream
+
+    def _open(self, layers: Iterable[FrozenTokens]) -> tuple[_Layout, Iterator[Tensor]]:
+        """The layout of the frozen tokens, and the tapped layers' tokens one by one, counted."""
+        iterator = iter(layers)
+        first = next(iterator, None)
+        if first is None:
+            raise ValueError(f"the side network has {len(self.blocks)} taps; got 0 frozen blocks")
+        layout = _Layout(first.num_prefix, first.has_class_token, first.grid_YX)
+        return layout, self._counted(first.tokens_BTAD, iterator)
+
+    def _counted(self, first_BTAD: Tensor, rest: Iterator[FrozenTokens]) -> Iterator[Tensor]:
+        yield first_BTAD
+        del first_BTAD
+        count = 1
+        for count, tokens in enumerate(rest, start=2):
+            if count > len(self.blocks):
+                raise ValueError(f"the side network has {len(self.blocks)} taps; got more frozen blocks than that")
+            yield tokens.tokens_BTAD
+        if count < len(self.blocks):
+            raise ValueError(f"the side network has {len(self.blocks)} taps; got {count} frozen blocks")
+
+    def _stage(self, layout: _Layout, index: int, stream: Tensor, tokens_BTAD: Tensor, position_QS: Tensor) -> Tensor:
+        """Projection, fusion and side block of one tap. The stream that enters the first one is the pixels."""
+        projected_BTNS, class_BTS = self._project(layout, index, tokens_BTAD)
+        side_BTMS = self._begin(stream, projected_BTNS) if index == 0 else stream
+        side_BTMS = self._fuse(side_BTMS, projected_BTNS, class_BTS, first=index == 0)
+        shifted_BTS = shift_class_tokens(class_BTS) if self.spec.shift else class_BTS
+        return self.blocks[index](side_BTMS, shifted_BTS, position_QS)
+
+    def _stage_modules(self, index: int) -> list[nn.Module]:
+        """What a stage uses; the extra token and the stem belong to the first one."""
+        modules: list[nn.Module] = [self.projections[index], self.blocks[index]]
+        if index == 0 and self.stem is not None:
+            modules.append(self.stem)
+        if index == 0 and self.extra is not None:
+            modules.append(self.extra)
+        return modules
+
+    def _project(self, layout: _Layout, index: int, tokens_BTAD: Tensor) -> tuple[Tensor, Tensor]:
         """Projected patches and class token; a backbone without one lends the frame's mean patch."""
         projection = self.projections[index]
-        if tokens.has_class_token:
-            projected_BTAS = projection(tokens.tokens_BTAD)
-            return projected_BTAS[:, :, tokens.num_prefix :], projected_BTAS[:, :, 0].clone()
-        patches_BTND = tokens.tokens_BTAD[:, :, tokens.num_prefix :]
+        if layout.has_class_token:
+            projected_BTAS = projection(tokens_BTAD)
+            # cloned: as a view the one token would keep the whole projection alive
+            return projected_BTAS[:, :, layout.num_prefix :], projected_BTAS[:, :, 0].clone()
+        patches_BTND = tokens_BTAD[:, :, layout.num_prefix :]
         return projection(patches_BTND), projection(patches_BTND.mean(2))
 
-    def _fuse(
-        self, side_BTMS: Tensor | None, stem_BTNS: Tensor | None, projected_BTNS: Tensor, class_BTS: Tensor
-    ) -> Tensor:
+    def _begin(self, clip_BTCHW: Tensor, projected_BTNS: Tensor) -> Tensor | None:
+        """The stem's patches, or nothing without a stem."""
+        if self.stem is None:
+            return None
+        stem_BTNS = self.stem(clip_BTCHW)
+        if stem_BTNS.shape != projected_BTNS.shape:
+            raise ValueError(
+                f"the stem's patches {tuple(stem_BTNS.shape)} do not fit the frozen patches "
+                f"{tuple(projected_BTNS.shape)}; turn the stem off (side.stem=false) for this backbone"
+            )
+        return stem_BTNS
+
+    def _fuse(self, side: Tensor | None, projected_BTNS: Tensor, class_BTS: Tensor, *, first: bool) -> Tensor:
+        """The side stream with this tap's tokens in it; before the first tap, the stem's patches or nothing came."""
         if not self.carries_token:
-            return fuse(stem_BTNS if side_BTMS is None else side_BTMS, projected_BTNS)
-        patches_BTNS = stem_BTNS if side_BTMS is None else side_BTMS[:, :, 1:]
-        if self.extra_token is not None:
-            carried_BTS = self.extra_token.expand_as(class_BTS) if side_BTMS is None else side_BTMS[:, :, 0]
-        else:
-            carried_BTS = fuse(None if side_BTMS is None else side_BTMS[:, :, 0], class_BTS)
-        return torch.cat([carried_BTS.unsqueeze(2).to(projected_BTNS.dtype), fuse(patches_BTNS, projected_BTNS)], dim=2)
+            return fuse(side, projected_BTNS)
+        patches_BTNS = side if first or side is None else side[:, :, 1:]
+        carried_BTS = None if first or side is None else side[:, :, 0]
+        if self.extra is None:
+            carried_BTS = fuse(carried_BTS, class_BTS)
+        elif carried_BTS is None:
+            carried_BTS = self.extra.token.to(class_BTS.dtype).expand_as(class_BTS)
+        return torch.cat([carried_BTS.unsqueeze(2), fuse(patches_BTNS, projected_BTNS)], dim=2)
 
     def _positions(self, grid_YX: tuple[int, int]) -> Tensor:
         """Position rows for the class token, the carried token and the patches of this grid."""
@@ -161,6 +234,14 @@ class SideNetwork(nn.Module):
         class_1S = self.position[:1] if has_row else zeros_1S
         carried = [zeros_1S] if self.carries_token else []
         return torch.cat([class_1S, *carried, patches_NS])
+
+
+class ExtraToken(nn.Module):
+    """A learned token that the side stream carries in every frame."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.empty(width))
 
 
 class Stem(nn.Module):

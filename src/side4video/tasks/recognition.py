@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from side4video.backbones.base import FrozenBackbone
 from side4video.errors import CheckpointError
 from side4video.model import Side4Video, make_side_network
-from side4video.side.network import SideNetwork
+from side4video.side.network import MemoryMode, SideNetwork
 from side4video.side.spec import SideSpec
 
 TRAINED_PARTS = ("side", "head")
@@ -23,7 +23,8 @@ class VideoClassifier(nn.Module):
     """Clips to class scores. Only `side` and `head` train; the backbone freezes itself.
 
     `side` is a network, its settings, or nothing for the published settings of the backbone's family. `generator`
-    draws the initial weights; without one, torch's global generator does.
+    draws the initial weights; without one, torch's global generator does. `memory` is what training keeps (see
+    `SideNetwork`, whose own setting counts when one is given).
 
     Raises:
         ValueError: fewer than one class, or class names that do not match the number of classes.
@@ -38,6 +39,7 @@ class VideoClassifier(nn.Module):
         side: SideNetwork | SideSpec | None = None,
         class_names: Sequence[str] | None = None,
         dropout: float = 0.0,
+        memory: MemoryMode = "fast",
         frame_slice: int | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -47,7 +49,7 @@ class VideoClassifier(nn.Module):
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"class_names must have num_classes={num_classes} entries; got {len(class_names)}")
         if not isinstance(side, SideNetwork):
-            side = make_side_network(backbone, side, generator=generator)
+            side = make_side_network(backbone, side, memory=memory, generator=generator)
         self.video = Side4Video(backbone, side, frame_slice=frame_slice)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(side.spec.width, num_classes)
