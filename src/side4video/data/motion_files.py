@@ -78,11 +78,13 @@ def encode_clip(clip: MotionClip, path: Path) -> None:
         OSError: the file cannot be written.
     """
     _, height, width, _ = clip.frames_THWC.shape
-    with av.open(str(path), "w") as container:
+    # bitexact: no date of writing in the file
+    with av.open(str(path), "w", container_options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=clip.frame_rate)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.thread_count = 1
-        stream.options = {"crf": "18", "preset": "veryfast", "g": "12"}
+        # x264's macroblock tree is not the same twice on small pictures
+        stream.options = {"crf": "20", "preset": "veryfast", "g": "12", "x264-params": "mbtree=0"}
         for frame_HWC in clip.frames_THWC:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
         container.mux(stream.encode())
