@@ -1,5 +1,5 @@
 # Everything a newcomer needs: Python 3.11 and make. Each target installs what it needs into .venv first.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
@@ -29,6 +29,21 @@ check: $(BIN)/.installed-dev  ## format, lint, types, import contract, spelling
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+
+$(BIN)/.installed-docs: $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
+docs: $(BIN)/.installed-docs  ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+$(BIN)/.installed-bench: $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	touch $@
+
+bench: $(BIN)/.installed-bench  ## measure decoding and training speed; results in benchmarks/results/
+	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/train_step.py
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache build dist site
