@@ -19,7 +19,7 @@ def test_classes_come_in_pairs() -> None:
 
 
 @pytest.mark.parametrize("pair", MOTION_PAIRS, ids=lambda pair: pair.forward)
-def test_a_class_is_its_opposite_played_backward(pair) -> None:  # noqa: ANN001
+def test_a_class_is_its_opposite_played_backward(pair) -> None:
     for seed in range(5):
         forward, backward = (draw_motion(name, np.random.default_rng(seed)) for name in (pair.forward, pair.backward))
         np.testing.assert_array_equal(forward.frames_THWC, backward.frames_THWC[::-1])

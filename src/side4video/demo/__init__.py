@@ -1,0 +1,1 @@
+"""The whole job on data that the package draws itself."""
