@@ -86,24 +86,29 @@ def results_kept_apart() -> Generator[None]:
         os.close(saved)
 
 
-def set_up_messages(*, debug: bool) -> None:
-    """Our own log lines and warnings on standard error, each once; other libraries' only with `--debug`."""
+@contextlib.contextmanager
+def quiet_messages(*, debug: bool) -> Generator[None]:
+    """Our own log lines and warnings on standard error; other libraries' only with `debug`. As before afterwards."""
+    ours, root = logging.getLogger("side4video"), logging.getLogger()
+    before = (ours.handlers, ours.level, ours.propagate, root.level)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter())
-    ours = logging.getLogger("side4video")
-    ours.handlers = [handler]
+    ours.handlers, ours.propagate = [handler], False
     ours.setLevel(logging.DEBUG if debug else logging.INFO)
-    ours.propagate = False
-    if debug:
-        logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-        return
-    logging.getLogger().setLevel(logging.ERROR)
+    root.setLevel(logging.INFO if debug else logging.ERROR)
 
-    def show(message: Warning | str, _category: type[Warning], filename: str, *_: object) -> None:
-        if filename.startswith(_PACKAGE):
-            warn(str(message))
+    def show(message: Warning | str, category: type[Warning], filename: str, *_: object) -> None:
+        if debug or filename.startswith(_PACKAGE):
+            warn(str(message) if not debug else f"{message} ({category.__name__}, {filename})")
 
-    warnings.showwarning = show
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            yield
+    finally:
+        ours.handlers, level, ours.propagate, root_level = before
+        ours.setLevel(level)
+        root.setLevel(root_level)
 
 
 class _Formatter(logging.Formatter):

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from side4video.cli.console import fail, note, print_json, results_kept_apart, set_up_messages
+from side4video.cli.console import fail, note, print_json, results_kept_apart, quiet_messages
 from side4video.errors import Side4VideoError, nearest_names
 from side4video.version import __version__
 
@@ -123,9 +123,9 @@ def _dispatch(words: list[str]) -> int:
 
 def _run(command: Command, words: list[str]) -> int:
     debug = "--debug" in words
-    set_up_messages(debug=debug)
     try:
-        return _call(command, words)
+        with quiet_messages(debug=debug):
+            return _call(command, words)
     except KeyboardInterrupt as interrupt:
         # a command that can be resumed says how in the exception's message
         note(str(interrupt) or "stopped")

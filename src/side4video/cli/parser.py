@@ -19,6 +19,7 @@ from side4video.config.load import is_override
 from side4video.errors import ConfigError, nearest_names
 
 _WRONG_TYPE = re.compile(r'Parser key "([\w.]+)":\s+(?:Expected an? )?(.*?)\.? Got value: (.*)', re.DOTALL)
+_NO_VALUE = re.compile(r"^argument (\S+): expected one argument$")
 _TYPE_NAMES = {"<class 'int'>": "a whole number", "<class 'float'>": "a number", "<class 'str'>": "text"}
 _NOT_SET: Any = SUPPRESS
 
@@ -74,12 +75,16 @@ class CommandParser(ArgumentParser):
         for dotted, field in known_settings().items():
             if only is not None and dotted not in only:
                 continue
+            # jsonargparse would take `--backbone` for the whole group, so it never sees the short flags
             names = [f"--{dotted}", *([aliases[dotted]] if dotted in aliases else [])]
+            short_flag = f"Short: {aliases[dotted]}. " if dotted in aliases else ""
             default = "" if field.default is None else f" Default: {_shown(field.default)}."
+            # a command that changes some settings of a run starts from that run
+            default = default if only is None else " Default: the run's."
             about = " ".join((field.description or "").split())
-            text = f"{about} [{describe_allowed(field)}]{default}".replace("%", "%%")
+            text = f"{short_flag}{about} [{describe_allowed(field)}]{default}".replace("%", "%%")
             where = groups.get(dotted.partition(".")[0], self)
-            where.add_argument(*names, type=str, default=_NOT_SET, metavar="VALUE", help=text)
+            where.add_argument(f"--{dotted}", type=str, default=_NOT_SET, metavar="VALUE", help=text)
             self._flags.extend(names)
             self._settings |= dict.fromkeys(names, dotted)
 
@@ -104,6 +109,7 @@ class CommandParser(ArgumentParser):
             flag = f"--{key.replace('_', '-')}"
             shown = f"--{key}" if flag not in self._flags else flag
             message = f"{shown}: must be {_TYPE_NAMES.get(expected, expected)}; got {value!r}"
+        message = _NO_VALUE.sub(r"\1: needs a value", message)
         missing = message.removeprefix("the following arguments are required: ")
         if missing != message:
             message = f"{missing.upper()} is missing; {self.usage}"
@@ -146,8 +152,11 @@ class CommandParser(ArgumentParser):
                 positional.append(word)
             else:
                 takes_value = word in self._flags and word not in self._takes_no_value
-                # joined, so that a value such as -3 is not read as an option
-                options.append(f"{word}={rest.pop(0)}" if takes_value and rest and rest[0][:2] != "--" else word)
+                if takes_value and rest and rest[0][:2] != "--":
+                    # joined, so that a value such as -3 is not read as an option
+                    word = f"{word}={rest.pop(0)}"
+                name, equals, value = word.partition("=")
+                options.append(f"--{self._settings[name]}{equals}{value}" if name in self._settings else word)
         return [*options, "--", *positional] if positional else options
 
 

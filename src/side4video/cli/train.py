@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from side4video.backbones.catalog import LIBRARIES, TINY, suggest
 from side4video.cli.console import note, say
 from side4video.cli.main import Outcome
-from side4video.config.describe import known_settings
 from side4video.config.load import (
     RECIPE_SUFFIXES,
     find_recipe,
@@ -41,9 +41,6 @@ SHORT_FLAGS = {
     "--devices": "train.devices",
     "--seed": "train.seed",
 }
-
-# how the run is carried out, not what it computes: these may change when it goes on
-_FREE_WHEN_RESUMING = {"data.workers", "data.broken_tolerance", "train.loggers", "train.save_every_steps", "data.root"}
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -97,27 +94,18 @@ def settings_from(source: str | None, recipe: str | None, overrides: dict[str, A
 
 
 def resumed_settings(out: Path, source: str | None, recipe: str | None, overrides: dict[str, Any]) -> RunSettings:
-    """The settings of the run in `out`; what the command says again must agree with them.
+    """The stored settings of the run in `out`, with what the command says again in its place.
+
+    Whether a run may go on with them is for `training` to say. What the command leaves out, or leaves to `auto`, stays.
 
     Raises:
-        ConfigError: the command asks for another run than the one in `out`.
+        ConfigError: a setting is wrong.
     """
     stored = load_settings(out / "config.yaml")
     base, typed = _given(source, recipe, overrides)
     asked = load_settings(base, typed)
     said = set(typed) | (_dotted(read_recipe(base), "") if base is not None else set[str]())
-    differing = [
-        key
-        for key in known_settings()
-        if key in said and key not in _FREE_WHEN_RESUMING and not _same(key, _at(asked, key), _at(stored, key))
-    ]
-    if differing:
-        lines = "\n".join(f"  {key}: {_at(stored, key)!r} there, {_at(asked, key)!r} here" for key in differing)
-        raise ConfigError(
-            f"{out} was started with other settings, and a run goes on as it began:\n{lines}\n"
-            "leave them out to go on, or choose another --out for a new run"
-        )
-    changed = {key: _at(asked, key) for key in said & _FREE_WHEN_RESUMING}
+    changed = {key: _at(asked, key) for key in said if not _same(key, _at(asked, key), _at(stored, key))}
     return load_settings(out / "config.yaml", changed)
 
 
@@ -158,6 +146,12 @@ def _check_paths(settings: RunSettings) -> None:
         value = getattr(settings.data, key)
         if value is not None and not Path(value).exists():
             raise DataError(f"data.{key}: no such file or folder: {value}")
+    name = settings.backbone.name
+    if name not in {"auto", TINY} and name.partition(":")[0] not in LIBRARIES:
+        raise ConfigError(
+            f"backbone.name: unknown backbone '{name}'{suggest(name)} "
+            f"Allowed: auto, {TINY}, timm:NAME, open_clip:ARCH/PRETRAINED; `side4video backbones` lists them"
+        )
     weights = settings.backbone.weights
     if weights is not None and not Path(weights).is_file():
         raise ConfigError(f"backbone.weights: no such file: {weights}")
