@@ -12,9 +12,11 @@ from functools import partial
 import open_clip.transformer as open_clip_transformer
 import timm.models.eva as timm_eva
 import torch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 
-from side4video.backbones import FrozenBackbone, create_backbone
+from side4video.backbones import FrozenBackbone, Preprocessing, create_backbone
+from side4video.backbones.timm_vit import TimmViT
 from side4video.errors import CheckpointError
 
 CLIP_HEAD_WIDTH = 64
@@ -48,8 +50,12 @@ def build_clip_trunk(state: Mapping[str, Tensor], *, depth: int, num_heads: int 
     return create_backbone(tower, precision="fp32")
 
 
-def build_eva_trunk(state: Mapping[str, Tensor], *, depth: int, num_heads: int | None) -> FrozenBackbone:
+def build_eva_trunk(
+    state: Mapping[str, Tensor], *, depth: int, num_heads: int | None, with_head: bool = False
+) -> FrozenBackbone:
     """EVA02-CLIP-bigE's image tower (post-norm, erf GELU, absolute positions, no bias on the keys).
+
+    `with_head`: `finish` projects to the joint space, as retrieval needs it.
 
     Raises:
         CheckpointError: as `build_clip_trunk`.
@@ -74,7 +80,9 @@ def build_eva_trunk(state: Mapping[str, Tensor], *, depth: int, num_heads: int |
         num_classes=state["head.weight"].shape[0] if "head.weight" in state else width,
     )
     _load(tower, state, may_lack=EVA_AFTER_BLOCKS)
-    return create_backbone(tower, precision="fp32")
+    pixels = Preprocessing(OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, (image_size, image_size), "bicubic")
+    trunk = TimmViT(tower, projection=nn.Identity() if with_head else None, preprocessing=pixels)
+    return create_backbone(trunk, precision="fp32")
 
 
 def _load(tower: nn.Module, state: Mapping[str, Tensor], *, may_lack: set[str]) -> None:
