@@ -54,6 +54,7 @@ STATE_FOLDER = "state"
 # settings that change how a run runs and not what it computes
 CHANGEABLE = frozenset(
     {
+        "memory",
         "train.loggers",
         "train.save_every_steps",
         "train.early_stop",

@@ -84,7 +84,8 @@ def restore_optimizer(
             raise CheckpointError(f"the saved optimiser does not fit: {key} of shape {tuple(value.shape)}")
         # AdamW keeps its step counter on the device only when fused, where it is float32 on the parameter's device
         target = parameter.device if kind != "step" or optimizer.defaults.get("fused") else torch.device("cpu")
-        optimizer.state[parameter][kind] = value.to(target)
+        # a copy: what comes from a file is not aligned as torch aligns its own tensors
+        optimizer.state[parameter][kind] = value.to(target, copy=True)
 
 
 def restore_weights(model: VideoClassifier, tensors: Mapping[str, Tensor]) -> None:

@@ -51,7 +51,8 @@ class SyncedBatchNorm(nn.BatchNorm1d):
         total = sums[-1].detach()
         mean_S = sums[:-1] / total
         var_S = _all_reduce((x_RS - mean_S).square().sum(0)) / total
-        self._update_running(mean_S.detach(), var_S.detach(), total)
+        if self.track_running_stats:  # off while a recomputed block runs for the second time
+            self._update_running(mean_S.detach(), var_S.detach(), total)
         normed_RS = (x_RS - mean_S) * torch.rsqrt(var_S + self.eps)
         return (normed_RS * self.weight + self.bias).to(input.dtype)
 
