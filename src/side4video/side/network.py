@@ -265,7 +265,8 @@ class Stem(nn.Module):
         parts_IRYX = F.conv2d(clip_BTCHW.flatten(0, 1), kernels, stride=self.patch_size)
         to_next, own, to_previous = parts_IRYX.flatten(2).transpose(1, 2).unflatten(0, (batch, num_frames)).chunk(3, -1)
         patches_BTNS = own + F.pad(to_next[:, :-1], (0, 0, 0, 0, 1, 0)) + F.pad(to_previous[:, 1:], (0, 0, 0, 0, 0, 1))
-        return apply_norm(self.norm, patches_BTNS + self.bias)
+        # added by hand, so it must follow the precision that autocast chose for the convolution
+        return apply_norm(self.norm, patches_BTNS + self.bias.to(patches_BTNS.dtype))
 
 
 def resample_positions(position_NS: Tensor, from_YX: tuple[int, int], to_YX: tuple[int, int]) -> Tensor:
