@@ -23,22 +23,13 @@ def test_it_separates_what_is_separable() -> None:
     assert (result.logits_VK.argmax(1) == val_labels_V).float().mean() > 0.98
 
 
-def test_it_chooses_the_decay_that_is_best_on_held_out_training_clips() -> None:
-    (train_VE, labels_V), (val_VE, val_labels_V) = blobs(160, noise=0.5, seed=4), blobs(300, noise=0.5, seed=5)
-    for decays in ((1e-2, 1e6), (1e6, 1e-2)):
-        result = linear_probe(train_VE, labels_V, val_VE, num_classes=5, seed=0, decays=decays)
-        assert result.decay == 1e-2  # 1e6 leaves nothing of the weights
-        assert (result.logits_VK.argmax(1) == val_labels_V).float().mean() > 0.9
-    # where labels are noise, the stronger one
-    random_V = torch.randint(5, (160,), generator=torch.Generator().manual_seed(8))
-    many_VE = torch.randn(160, 90, generator=torch.Generator().manual_seed(9))
-    accuracies = [
-        (linear_probe(many_VE, random_V, many_VE, num_classes=5, seed=0, decays=d).logits_VK.argmax(1) == random_V)
-        .float()
-        .mean()
-        for d in ((1e-4,), (1.0,))
-    ]
+def test_a_stronger_decay_fits_noise_less() -> None:
+    labels_V = torch.randint(5, (160,), generator=torch.Generator().manual_seed(8))
+    noise_VE = torch.randn(160, 90, generator=torch.Generator().manual_seed(9))
+    fits = [linear_probe(noise_VE, labels_V, noise_VE, num_classes=5, seed=0, decays=d) for d in ((1e-4,), (1.0,))]
+    accuracies = [(fit.logits_VK.argmax(1) == labels_V).float().mean() for fit in fits]
     assert accuracies[0] > accuracies[1] + 0.1
+    assert [fit.decay for fit in fits] == [1e-4, 1.0]
 
 
 def test_it_reaches_the_minimum_of_its_convex_problem() -> None:
