@@ -11,9 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from side4video.backbones.base import Preprocessing
 from side4video.batch import BrokenClip
-from side4video.build import load_run
+from side4video.build import build_manifests, load_run, pixel_format
 from side4video.cli.charts import Line
 from side4video.cli.console import progress_bar
 from side4video.cli.report_page import NUM_HARDEST, Curves, ReportData, ScoredClip, render_report, thumbnails
@@ -24,9 +23,9 @@ from side4video.config.schema import RunSettings
 from side4video.data.class_names import find_mirror_pairs
 from side4video.data.dataset import ClipDataset
 from side4video.data.loaders import make_eval_loader
-from side4video.data.manifest import Manifest, read_manifest, split_manifest
+from side4video.data.manifest import Manifest, read_manifest
 from side4video.data.sampling import FrameSampler
-from side4video.data.transforms import PixelFormat, TestTransform
+from side4video.data.transforms import TestTransform
 from side4video.errors import CheckpointError
 from side4video.training.checkpoint import METRICS, RunFolder
 from side4video.training.evaluate import evaluate
@@ -84,7 +83,7 @@ def evaluate_run(
     run = RunFolder(folder)
     class_names = tuple(run.class_names())
     manifest, where = _manifest(settings, source, split, class_names)
-    model = load_run(folder).to(runtime.device)
+    model = load_run(folder, device=runtime.device)
     dataset = ClipDataset(
         manifest,
         sampler=FrameSampler(settings.data.sampling, settings.data.num_frames),
@@ -164,16 +163,25 @@ def write_outputs(result: Evaluation, *, report: Path, scores: Path) -> None:
     write_bytes(report, render_report(data).encode())
 
 
-def pixel_format(wanted: Preprocessing) -> PixelFormat:
-    """The pixels that a backbone wants, as the transforms take them."""
-    return PixelFormat(wanted.image_size, wanted.mean, wanted.std, wanted.interpolation)
-
-
 def _manifest(
-    settings: RunSettings, source: str | None, split: str, class_names: Sequence[str]
+    settings: RunSettings, source: str | None, split: str, class_names: tuple[str, ...]
 ) -> tuple[Manifest, str]:
     """The clips, and what to call them."""
-    raise NotImplementedError
+    data = settings.data
+    if source is not None:
+        manifest = read_manifest(
+            source, format=data.format, root=data.root, frame_pattern=data.frame_pattern, class_names=class_names
+        )
+        return manifest, source
+    train, val = build_manifests(settings)
+    if train.class_names != class_names:
+        raise CheckpointError(
+            f"{data.train} has other classes now than the run was trained on ({train.num_classes} and "
+            f"{len(class_names)}); name clips of the run's classes with --data"
+        )
+    if split == "train":
+        return train, f"{data.train} (training)"
+    return val, data.val or f"{data.train} (held out)"
 
 
 def _row(manifest: Manifest, index: int, scores_K: Tensor, class_names: Sequence[str]) -> ScoreRow:

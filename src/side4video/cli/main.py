@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from side4video.cli.console import fail, note, print_json, results_kept_apart, quiet_messages
+from side4video.cli.console import fail, note, print_json, quiet_messages, results_kept_apart
 from side4video.errors import Side4VideoError, nearest_names
 from side4video.version import __version__
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from side4video.build import load_run
+from side4video.build import load_run, pixel_format
 from side4video.cli.views import Views
 from side4video.config.load import load_settings
 from side4video.config.schema import DataSettings
@@ -116,14 +116,13 @@ def score_views(model: VideoClassifier, clips_VTCHW: Tensor, runtime: Runtime) -
     scores: list[Tensor] = []
     with torch.no_grad(), runtime.autocast():
         for part_VTCHW in clips_VTCHW.split(_VIEWS_PER_PASS):
-            logits_VK = model(part_VTCHW.to(runtime.device))
             # on the CPU, as mps has no float64
             scores.append(model(part_VTCHW.to(runtime.device)).cpu().double().softmax(-1))
     return torch.cat(scores).mean(0)
 
 
 def _load(path: Path, data: DataSettings, views: Views, runtime: Runtime) -> _LoadedRun:
-    model = load_run(path).to(runtime.device).eval()
+    model = load_run(path, device=runtime.device)
     pixels = pixel_format(model.backbone.preprocessing)
     sampler = FrameSampler(data.sampling, data.num_frames)
     return _LoadedRun(path, model, Recipe(sampler, TestTransform(pixels, data.resize, views.crops), views.clips))

@@ -43,6 +43,9 @@ SHORT_FLAGS = {
 }
 
 
+_SHOWN_BROKEN = 20
+
+
 def add_arguments(parser: CommandParser) -> None:
     """The options of this command."""
     parser.add_argument(
@@ -77,7 +80,7 @@ def run(options: argparse.Namespace) -> Outcome:
         settings = settings_from(options.source, options.recipe, options.overrides)
         _refuse_used_folder(out, resume=options.resume)
     _check_paths(settings)
-    return _train(settings, out, resume=options.resume, json=options.json)
+    return _train(settings, out, going_on=going_on, json=options.json)
 
 
 def settings_from(source: str | None, recipe: str | None, overrides: dict[str, Any]) -> RunSettings:
@@ -157,8 +160,40 @@ def _check_paths(settings: RunSettings) -> None:
         raise ConfigError(f"backbone.weights: no such file: {weights}")
 
 
-def _train(settings: RunSettings, out: Path, *, resume: bool, json: bool) -> Outcome:
-    raise NotImplementedError
+def _train(settings: RunSettings, out: Path, *, going_on: bool, json: bool) -> Outcome:
+    # torch comes in here: everything above is checked without it
+    from side4video.build import train_run
+    from side4video.training.progress import make_progress
+
+    result = train_run(settings, out, resume=going_on, progress=make_progress())
+    if not result.is_main:
+        return Outcome()
+    for clip in result.broken[:_SHOWN_BROKEN]:
+        note(f"could not be read: {clip.path}: {clip.reason}")
+    if len(result.broken) > _SHOWN_BROKEN:
+        note(f"... and {len(result.broken) - _SHOWN_BROKEN} more; {out / 'broken.json'} lists them")
+    if not json:
+        best = (
+            "" if result.top1 is None else f", validation top-1 {100 * result.top1:.1f} % (epoch {result.best_epoch})"
+        )
+        say(f"{out}: {result.epochs} epochs, {result.steps} steps, {_duration(result.seconds)}{best}")
+    note(f"next: side4video evaluate {out}\n      side4video predict {out} VIDEO")
+    value = {
+        "out": str(result.out),
+        "epochs": result.epochs,
+        "steps": result.steps,
+        "top1": result.top1,
+        "best_epoch": result.best_epoch,
+        "broken": len(result.broken),
+        "seconds": result.seconds,
+    }
+    return Outcome(value=value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _dotted(values: dict[str, Any], prefix: str) -> set[str]:
