@@ -137,7 +137,8 @@ def video_stream(
         raise VideoError(path, "unsupported codec")
     check_size(path, context.width, context.height, max_side=max_side, max_pixels=max_pixels)
     context.thread_count = 1
-    context.options = {"max_pixels": str(max_pixels)}
+    # for what only the stream itself tells; a decoder counts whole blocks, so it gets some room
+    context.options = {"max_pixels": str(2 * max_pixels + 2**16)}
     for other in container.streams:
         if other is not stream and hasattr(other, "discard"):
             other.discard = type(other.discard).all

@@ -5,6 +5,7 @@ Shapes: T frames asked for, in the order asked for.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +16,16 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
 from side4video.data.frames import VideoInfo, check_indices, frame_range
 from side4video.errors import InputError, VideoError
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+# the same pixels as Pillow's in 0.7 of its time
+_JPEG = frozenset({".jpg", ".jpeg"})
+# Pillow guesses the format from the content and knows dozens
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _NUMBERED = re.compile(r"^(?P<before>.*?)(?P<number>\d+)(?P<after>\.[A-Za-z]+)$")
 
 
@@ -93,7 +99,11 @@ class FrameFolderReader:
     def _load(self, number: int) -> np.ndarray:
         file = self._files[number]
         try:
-            with Image.open(file) as image:
+            if file.suffix.lower() in _JPEG:
+                with contextlib.suppress(RuntimeError):  # not quite a JPEG: Pillow decides
+                    picture_CHW = decode_jpeg(read_file(str(file)), mode=ImageReadMode.RGB)
+                    return picture_CHW.permute(1, 2, 0).numpy()
+            with Image.open(file, formats=_FORMATS) as image:
                 return np.asarray(image.convert("RGB"))
         except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise VideoError(self.path, f"{file.name} is not a readable picture") from error
@@ -150,19 +160,15 @@ def list_frames(folder: Path, frame_pattern: str) -> list[Path]:
         ) from error
     if name_of_1 == name_of_2:
         raise InputError(f"frame_pattern must hold one number, such as 'img_{{:05d}}.jpg'; got {frame_pattern!r}")
-    there = (
-        {entry.name for entry in (folder / name_of_1).parent.iterdir()}
-        if (folder / name_of_1).parent.is_dir()
-        else set()
-    )
-    prefix = Path(name_of_1).parent
-    numbers = _numbers(there, Path(frame_pattern).name)
+    inner = (folder / name_of_1).parent
+    names = {entry.name for entry in inner.iterdir()} if inner.is_dir() else set[str]()
+    numbers = _numbers(names, Path(frame_pattern).name)
     if not numbers:
         raise VideoError(folder, f"no file fits {frame_pattern!r}")
     for number in range(1, max(numbers) + 1):
         if number not in numbers:
             raise VideoError(folder, f"{frame_pattern.format(number)} is missing")
-    return [folder / prefix / Path(frame_pattern.format(number)).name for number in range(1, max(numbers) + 1)]
+    return [inner / Path(frame_pattern.format(number)).name for number in range(1, max(numbers) + 1)]
 
 
 def _numbers(names: set[str], pattern: str) -> set[int]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 _HOLDS_FRAMES = frozenset({b"mdat", b"moov", b"moof"})
-_TS_PACKET_BYTES = (188, 192, 204)
+# length of a packet, and where in it the byte stands that starts each
+_TS_PACKETS, _TS_SYNC = ((188, 0), (192, 4), (204, 0)), 0x47
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
@@ -39,8 +40,12 @@ def ends_inside_packet(path: Path) -> bool:
 
     A cut between two packets cannot be told.
     """
-    length = path.stat().st_size
-    return all(length % size for size in _TS_PACKET_BYTES)
+    with path.open("rb") as file:
+        head = file.read(2 * max(size for size, _ in _TS_PACKETS))
+    for size, sync in _TS_PACKETS:
+        if len(head) > sync + size and head[sync] == head[sync + size] == _TS_SYNC:
+            return path.stat().st_size % size != 0
+    return False
 
 
 def _mp4_end(file: BinaryIO, length: int) -> int:
