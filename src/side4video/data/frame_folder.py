@@ -5,7 +5,6 @@ Shapes: T frames asked for, in the order asked for.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,15 +15,13 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
 from side4video.data.frames import VideoInfo, check_indices, frame_range
 from side4video.errors import InputError, VideoError
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
-# the same pixels as Pillow's in 0.7 of its time
-_JPEG = frozenset({".jpg", ".jpeg"})
-# Pillow guesses the format from the content and knows dozens
+# Pillow guesses the format from the content and knows dozens. torchvision.io reads the same pixels in 0.7 of the time,
+# and is deprecated
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _NUMBERED = re.compile(r"^(?P<before>.*?)(?P<number>\d+)(?P<after>\.[A-Za-z]+)$")
 
@@ -99,10 +96,6 @@ class FrameFolderReader:
     def _load(self, number: int) -> np.ndarray:
         file = self._files[number]
         try:
-            if file.suffix.lower() in _JPEG:
-                with contextlib.suppress(RuntimeError):  # not quite a JPEG: Pillow decides
-                    picture_CHW = decode_jpeg(read_file(str(file)), mode=ImageReadMode.RGB)
-                    return picture_CHW.permute(1, 2, 0).numpy()
             with Image.open(file, formats=_FORMATS) as image:
                 return np.asarray(image.convert("RGB"))
         except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
