@@ -75,8 +75,8 @@ class TextTower(nn.Module):
         self.ln_final: nn.Module = parts.ln_final
         self.text_projection: nn.Parameter | nn.Linear | None = parts.text_projection
         self.causal = parts.attn_mask is not None
-        # a tower that pools the last position has seen captions padded to the full length only
-        self.fixed_length: bool = getattr(parts, "text_pool_type", getattr(parts, "pool_type", "argmax")) == "last"
+        # where words see what comes after them they see the padding, and the tower knows one length of it only
+        self.fixed_length = not self.causal
 
     @property
     def context_length(self) -> int:
