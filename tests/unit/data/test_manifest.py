@@ -472,6 +472,20 @@ def test_parts_of_one_video_stay_together() -> None:
         assert min(train.class_counts()) > 0
 
 
+def test_no_class_loses_its_last_training_clips() -> None:
+    """Class x lies only in videos that are chosen for the sake of the rarer p and r."""
+    labels = {"v0": "pxxx", "v1": "rxxx", "v2": "p", "v3": "r"}
+    names = ("p", "r", "x")
+    records = [
+        ClipRecord(video, names.index(label), part, part + 1)
+        for video, parts in labels.items()
+        for part, label in enumerate(parts)
+    ]
+    for seed in range(16):
+        train, _ = split_manifest(Manifest(tuple(records), names), 0.5, seed=seed)
+        assert min(train.class_counts()) > 0
+
+
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.2, float("nan")])
 def test_bad_fractions(fraction: float) -> None:
     with pytest.raises(InputError, match="must be between 0 and 1"):
