@@ -14,6 +14,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ SETTINGS = {
     "data.batch_size": 4,
     "data.num_frames": NUM_FRAMES,
     "train.accelerator": "cpu",
-    "train.devices": 1,
+    "train.devices": "auto",
     "train.loggers": ["csv"],
     "train.save_every_steps": 2,
     "train.seed": 5,
@@ -117,21 +118,26 @@ class SmallLoader:
     batch: int = 0
 
     def __len__(self) -> int:
-        return self.num_videos // (self.batch_size * self.world_size)
+        if self.shuffle:
+            return self.num_videos // (self.batch_size * self.world_size)
+        own = len(range(self.rank, self.num_videos, self.world_size))
+        return (own + self.batch_size - 1) // self.batch_size
 
     def seek(self, epoch: int, batch: int) -> None:
         self.epoch, self.batch = epoch, batch
 
     def __iter__(self) -> Iterator[VideoBatch]:
-        order = list(range(self.num_videos))
         if self.shuffle:
             generator = torch.Generator().manual_seed(100 + self.epoch)
             order = torch.randperm(self.num_videos, generator=generator).tolist()
+        else:
+            order = list(range(self.rank, self.num_videos, self.world_size))
         for batch in range(self.batch, len(self)):
             if self.before is not None:
                 self.before(self.epoch * len(self) + batch)
-            at = (batch * self.world_size + self.rank) * self.batch_size
-            yield self._batch(order[at : at + self.batch_size], self.epoch * len(self) + batch)
+            place = batch * self.world_size + self.rank if self.shuffle else batch
+            chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
+            yield self._batch(chosen, self.epoch * len(self) + batch)
 
     def _batch(self, indices: list[int], number: int) -> VideoBatch:
         good = [index for index in indices if index not in self.broken]
@@ -207,10 +213,8 @@ def main(out: str, options: dict[str, Any]) -> FitResult:
     train = SmallLoader(
         options.get("videos", 24), batch_size, runtime.rank, world, broken, before=before, nan_at=nan_at
     )
-    val = SmallLoader(15, 3, 0, 1, shuffle=False)
-    if world > 1:
-        # a validation part of other size in each process
-        val = SmallLoader(15, 3, runtime.rank, world, shuffle=False)
+    # 15 videos over two processes: parts of different size
+    val = SmallLoader(15, 3, runtime.rank, world, shuffle=False)
     model = small_model(norm=options.get("norm", "batch"), dropout=options.get("dropout", 0.25))
     result = fit(settings, model, small_data(train, val), out, resume=options.get("resume", False), runtime=runtime)
     if "weights" in options:
@@ -231,20 +235,38 @@ def traced(out: str, options: dict[str, Any]) -> None:
             Path(f"{options['trace']}.{os.environ.get('LOCAL_RANK', '0')}").write_text(raised)
 
 
-def forked(out: str, options: dict[str, Any]) -> int:
-    """`traced` in a child process, which may be killed; its exit status as a shell counts."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            traced(out, options)
-            status = 0
-        except SystemExit as error:
-            status = int(error.code or 0)
-        except BaseException as error:  # noqa: BLE001 - the child has no one else to tell
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def forked(out: str, options: dict[str, Any]) -> list[int]:
+    """`traced` in child processes, which may be killed; their exit statuses as a shell counts.
+
+    With several `processes` they find each other as under torchrun.
+    """
+    world = options.get("processes", 1)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children: list[int] = []
+    for rank in range(world):
+        child = os.fork()
+        if child == 0:
+            if world > 1:
+                there = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+                there |= {"GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "t"}
+                os.environ.update({name: str(value) for name, value in there.items()})
+            _run_child(out, options)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def _run_child(out: str, options: dict[str, Any]) -> None:
+    status = 1
+    try:
+        traced(out, options)
+        status = 0
+    except SystemExit as error:
+        status = int(error.code or 0)
+    except BaseException as error:  # noqa: BLE001 - the child has no one else to tell
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    os._exit(status)
 
 
 if __name__ == "__main__":

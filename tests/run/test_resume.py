@@ -26,7 +26,7 @@ TIMES = {"clips_per_second", "seconds", "epoch_seconds"}
 
 
 def run_jobs(tmp_path: Path, jobs: list[tuple[Path, dict[str, Any]]]) -> tuple[list[int], str]:
-    """Exit statuses of small runs, one after the other, and what they said."""
+    """Exit statuses of small runs of one process, one after the other, and what they said."""
     listing = tmp_path / "jobs.json"
     listing.write_text(json.dumps([[str(out), options] for out, options in jobs]))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -38,7 +38,7 @@ def run_jobs(tmp_path: Path, jobs: list[tuple[Path, dict[str, Any]]]) -> tuple[l
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+    return [status for (status,) in json.loads(done.stdout.splitlines()[-1])], done.stderr
 
 
 def outcome(out: Path) -> dict[str, Any]:

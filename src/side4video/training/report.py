@@ -47,7 +47,7 @@ def part_table(reports: Iterable[PartReport]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("part", ""):
         table.add_column(heading)
-    for heading in ("tensors", "values", "memory"):
+    for heading in ("tensors", "parameters", "buffers", "memory"):
         table.add_column(heading, justify="right")
     listed = list(reports)
     for part in listed:
@@ -69,9 +69,10 @@ def format_bytes(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
-def _numbers(parts: list[PartReport]) -> tuple[str, str, str]:
-    values = sum(part.parameters + part.buffers for part in parts)
-    return f"{sum(part.tensors for part in parts):,}", f"{values:,}", format_bytes(sum(part.bytes for part in parts))
+def _numbers(parts: list[PartReport]) -> tuple[str, str, str, str]:
+    tensors = sum(part.tensors for part in parts)
+    parameters, buffers = sum(part.parameters for part in parts), sum(part.buffers for part in parts)
+    return f"{tensors:,}", f"{parameters:,}", f"{buffers:,}", format_bytes(sum(part.bytes for part in parts))
 
 
 def _report(name: str, parameters: Iterable[Tensor], buffers: Iterable[Tensor]) -> PartReport:
