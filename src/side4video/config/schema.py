@@ -212,7 +212,7 @@ class RunSettings(Settings):
     """What is learned."""
     memory: Literal["fast", "balanced", "lean", "smallest"] = "balanced"
     """What training keeps; the numbers do not change. fast: everything. balanced: what enters each side block, the rest
-    is computed again. lean: and frozen tokens wait in host memory. smallest: and only every few side blocks."""
+    is computed again. lean: and what is kept waits in host memory. smallest: and a block is computed again in parts."""
     backbone: BackboneSettings = BackboneSettings()
     """The frozen image model."""
     side: SideSettings = SideSettings()

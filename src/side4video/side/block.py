@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from side4video.side.recompute import Run, run_plain
 from side4video.side.spec import SideSpec
 from side4video.side.temporal import TemporalAttention, TemporalConv
 
@@ -38,16 +39,26 @@ class SideBlock(nn.Module):
         self.mlp = FeedForward(spec.width)
         self.mlp_norm = make_norm(spec)
 
-    def forward(self, side_BTMS: Tensor, class_BTS: Tensor, position_QS: Tensor) -> Tensor:
+    def forward(self, side_BTMS: Tensor, class_BTS: Tensor, position_QS: Tensor, run: Run = run_plain) -> Tensor:
         """One block.
 
         `class_BTS` is the class token that joins each frame's keys and values, already shifted. `position_QS` holds
-        one row for that token and one for each of the M tokens; it is added to the attention's input only.
+        one row for that token and one for each of the M tokens; it is added to the attention's input only. `run` runs
+        each of the parts.
         """
         if self.temporal is not None and self.temporal_norm is not None:
-            side_BTMS = side_BTMS + self._normed(self.temporal, self.temporal_norm, side_BTMS)
-        side_BTMS = side_BTMS + self._attend(side_BTMS, class_BTS, position_QS)
-        return side_BTMS + self._normed(self.mlp, self.mlp_norm, side_BTMS)
+            side_BTMS = side_BTMS + run(self._mix_time, (self.temporal, self.temporal_norm), side_BTMS)
+        attention = (self.attention, self.attention_norm)
+        side_BTMS = side_BTMS + run(self._attend, attention, side_BTMS, class_BTS, position_QS)
+        return side_BTMS + run(self._feed_forward, (self.mlp, self.mlp_norm), side_BTMS)
+
+    def _mix_time(self, side_BTMS: Tensor) -> Tensor:
+        assert self.temporal is not None
+        assert self.temporal_norm is not None
+        return self._normed(self.temporal, self.temporal_norm, side_BTMS)
+
+    def _feed_forward(self, side_BTMS: Tensor) -> Tensor:
+        return self._normed(self.mlp, self.mlp_norm, side_BTMS)
 
     def _normed(self, part: nn.Module, norm: nn.Module, x_BTMS: Tensor) -> Tensor:
         return part(apply_norm(norm, x_BTMS)) if self.pre_norm else apply_norm(norm, part(x_BTMS))

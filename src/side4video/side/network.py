@@ -10,7 +10,7 @@ runs as one image convolution with three times the channels and a sum over time,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol, get_args
@@ -24,7 +24,7 @@ from side4video.side.block import SideBlock, apply_norm, make_norm
 from side4video.side.fusion import Projection, fuse, shift_class_tokens
 from side4video.side.init import initialise
 from side4video.side.offload import TokenStore
-from side4video.side.recompute import Segments
+from side4video.side.recompute import Recompute, Run, run_plain
 from side4video.side.spec import SideSpec, resolve_taps
 
 STEM_FRAMES = 3
@@ -68,8 +68,8 @@ class SideNetwork(nn.Module):
     height and width of a patch in pixels.
 
     `memory` says what training keeps; outputs and gradients are the same. `fast`: everything. `balanced`: only what
-    enters each side block; the rest is computed again in the backward pass. `lean`: the same, and the frozen tokens
-    wait in host memory. `smallest`: as lean, and only every few side blocks keep what enters them.
+    enters each side block; the rest is computed again in the backward pass. `lean`: the same, and what is kept waits in
+    host memory. `smallest`: as lean, and the second run of a block keeps nothing inside its parts either.
 
     Raises:
         ConfigError: taps that the backbone does not have.
@@ -91,6 +91,7 @@ class SideNetwork(nn.Module):
             raise ConfigError(f"memory must be one of {', '.join(get_args(MemoryMode))}; got {memory!r}")
         self.spec = spec
         self.memory: MemoryMode = memory
+        self.make_store: Callable[[], TokenStore] = TokenStore
         self.taps = resolve_taps(spec.taps, depth)
         self.grid_YX = grid_YX
         self.carries_token = spec.representation != "gap"
@@ -116,7 +117,7 @@ class SideNetwork(nn.Module):
             for side_BTMS in self.stream(clip_BTCHW, layers):  # noqa: B007
                 pass
         else:
-            side_BTMS = self._run_segments(clip_BTCHW, layers)
+            side_BTMS = self._run_lean(clip_BTCHW, layers)
         if self.norm is not None:
             side_BTMS = apply_norm(self.norm, side_BTMS)
         patches_BTNS = side_BTMS[:, :, self.carries_token :]
@@ -133,24 +134,25 @@ class SideNetwork(nn.Module):
         position_QS = self._positions(layout.grid_YX)
         stream = clip_BTCHW
         for index, tokens_BTAD in enumerate(tokens_of_taps):
-            stream = self._stage(layout, index, stream, tokens_BTAD, position_QS)
+            stream = self._stage(layout, index, run_plain, stream, tokens_BTAD, position_QS)
             yield stream
 
-    def _run_segments(self, clip_BTCHW: Tensor, layers: Iterable[FrozenTokens]) -> Tensor:
-        """The last side stream, keeping for the backward pass only what enters each segment."""
+    def _run_lean(self, clip_BTCHW: Tensor, layers: Iterable[FrozenTokens]) -> Tensor:
+        """The last side stream, keeping for the backward pass only what enters each stage."""
         layout, tokens_of_taps = self._open(layers)
         position_QS = self._positions(layout.grid_YX)
-        segments = Segments(
-            partial(self._stage, layout),
-            modules_of=self._stage_modules,
-            store=TokenStore() if self.memory in ("lean", "smallest") else None,
-        )
-        depth = len(self.blocks)
-        length = math.ceil(math.sqrt(depth)) if self.memory == "smallest" else 1
+        store = self.make_store() if self.memory in ("lean", "smallest") else None
+        again = Recompute() if self.memory == "smallest" else run_plain
         stream = clip_BTCHW
-        for first in range(0, depth, length):
-            stream = segments.run(first, min(length, depth - first), stream, position_QS, tokens_of_taps)
-        next(tokens_of_taps, None)  # so that a layer too many is noticed
+        for index, tokens_BTAD in enumerate(tokens_of_taps):
+            stream = Recompute(store=store)(
+                partial(self._stage, layout, index, run_plain),
+                self._stage_modules(index),
+                stream,
+                tokens_BTAD,
+                position_QS,
+                again=partial(self._stage, layout, index, again),
+            )
         return stream
 
     def _open(self, layers: Iterable[FrozenTokens]) -> tuple[_Layout, Iterator[Tensor]]:
@@ -173,13 +175,15 @@ class SideNetwork(nn.Module):
         if count < len(self.blocks):
             raise ValueError(f"the side network has {len(self.blocks)} taps; got {count} frozen blocks")
 
-    def _stage(self, layout: _Layout, index: int, stream: Tensor, tokens_BTAD: Tensor, position_QS: Tensor) -> Tensor:
+    def _stage(
+        self, layout: _Layout, index: int, run: Run, stream: Tensor, tokens_BTAD: Tensor, position_QS: Tensor
+    ) -> Tensor:
         """Projection, fusion and side block of one tap. The stream that enters the first one is the pixels."""
-        projected_BTNS, class_BTS = self._project(layout, index, tokens_BTAD)
-        side_BTMS = self._begin(stream, projected_BTNS) if index == 0 else stream
+        projected_BTNS, class_BTS = self._project(layout, self.projections[index], run, tokens_BTAD)
+        side_BTMS = self._begin(stream, projected_BTNS, run) if index == 0 else stream
         side_BTMS = self._fuse(side_BTMS, projected_BTNS, class_BTS, first=index == 0)
         shifted_BTS = shift_class_tokens(class_BTS) if self.spec.shift else class_BTS
-        return self.blocks[index](side_BTMS, shifted_BTS, position_QS)
+        return self.blocks[index](side_BTMS, shifted_BTS, position_QS, run)
 
     def _stage_modules(self, index: int) -> list[nn.Module]:
         """What a stage uses; the extra token and the stem belong to the first one."""
@@ -190,21 +194,21 @@ class SideNetwork(nn.Module):
             modules.append(self.extra)
         return modules
 
-    def _project(self, layout: _Layout, index: int, tokens_BTAD: Tensor) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def _project(layout: _Layout, projection: nn.Module, run: Run, tokens_BTAD: Tensor) -> tuple[Tensor, Tensor]:
         """Projected patches and class token; a backbone without one lends the frame's mean patch."""
-        projection = self.projections[index]
         if layout.has_class_token:
-            projected_BTAS = projection(tokens_BTAD)
+            projected_BTAS = run(projection, (projection,), tokens_BTAD)
             # cloned: as a view the one token would keep the whole projection alive
             return projected_BTAS[:, :, layout.num_prefix :], projected_BTAS[:, :, 0].clone()
         patches_BTND = tokens_BTAD[:, :, layout.num_prefix :]
-        return projection(patches_BTND), projection(patches_BTND.mean(2))
+        return run(projection, (projection,), patches_BTND), projection(patches_BTND.mean(2))
 
-    def _begin(self, clip_BTCHW: Tensor, projected_BTNS: Tensor) -> Tensor | None:
+    def _begin(self, clip_BTCHW: Tensor, projected_BTNS: Tensor, run: Run) -> Tensor | None:
         """The stem's patches, or nothing without a stem."""
         if self.stem is None:
             return None
-        stem_BTNS = self.stem(clip_BTCHW)
+        stem_BTNS = run(self.stem, (self.stem,), clip_BTCHW)
         if stem_BTNS.shape != projected_BTNS.shape:
             raise ValueError(
                 f"the stem's patches {tuple(stem_BTNS.shape)} do not fit the frozen patches "

@@ -97,10 +97,10 @@ def test_each_mode_keeps_less(make_inputs) -> None:
     kept = {mode: saved_bytes(make_network(BASE, mode).train(), make_inputs) for mode in ("fast", *MODES)}
     stream_bytes = 2 * 5 * 12 * WIDTH * 4
     assert kept["fast"] > 4 * kept["balanced"]
-    assert kept["balanced"] == kept["lean"] > kept["smallest"]
     # five blocks: what enters each but the first (pixels), and what the last norm needs
     assert kept["balanced"] < 6.5 * stream_bytes
-    assert kept["smallest"] < 3.5 * stream_bytes
+    # on the device only what the last norm needs: the rest is in the store
+    assert kept["lean"] == kept["smallest"] < 2.5 * stream_bytes
 
 
 def test_gradient_hooks_see_every_parameter_once(make_inputs) -> None:
