@@ -103,8 +103,12 @@ def confusion_chart(confusion: Sequence[Sequence[int]], names: Sequence[str]) ->
                 + "</g>"
             )
     frame = f'<rect class="frame" x="{margin}" y="{margin}" width="{cell * count:.2f}" height="{cell * count:.2f}"/>'
-    # never blown up beyond its natural size, and scrolled rather than shrunk below what can be read
-    style = f"width:{side + 4:.0f}px" if labelled else "width:100%;max-width:656px"
+    # never larger than its natural size, and scrolled rather than shrunk below what can be read
+    style = (
+        f"width:100%;max-width:{side + 4:.0f}px;min-width:{0.72 * side:.0f}px"
+        if labelled
+        else "width:100%;max-width:656px"
+    )
     head = f'<svg viewBox="0 0 {side + 4:.1f} {side + 4:.1f}" style="{style}" role="img" aria-label="confusion matrix">'
     return Markup(f"{head}{frame}{''.join(parts)}</svg>")
 

@@ -1,7 +1,7 @@
 """The argument parser of one command: jsonargparse with our errors, our help, and settings as flags.
 
-jsonargparse splits the words; the values of settings stay text here and are checked in `config/load.py`, so that a
-flag, a `key=value` and a recipe give the same message.
+The values of settings stay text here and are checked in `config/load.py`, so that a flag, a `key=value` and a recipe
+give the same message. jsonargparse lists them in the help and reads the command's own options.
 """
 
 from __future__ import annotations
@@ -75,7 +75,6 @@ class CommandParser(ArgumentParser):
         for dotted, field in known_settings().items():
             if only is not None and dotted not in only:
                 continue
-            # jsonargparse would take `--backbone` for the whole group, so it never sees the short flags
             names = [f"--{dotted}", *([aliases[dotted]] if dotted in aliases else [])]
             short_flag = f"Short: {aliases[dotted]}. " if dotted in aliases else ""
             default = "" if field.default is None else f" Default: {_shown(field.default)}."
@@ -94,11 +93,8 @@ class CommandParser(ArgumentParser):
         Raises:
             ConfigError: an option that does not exist, lacks its value, or has one of the wrong type.
         """
-        parsed = self.parse_args(self._ordered(words))
-        flat = vars(parsed.as_flat())
-        dotted = set(self._settings.values())
-        overrides = {key: value for key, value in flat.items() if key in dotted}
-        options = {key: value for key, value in flat.items() if key not in dotted}
+        ordered, overrides = self._sorted(words)
+        options = vars(self.parse_args(ordered).as_flat())
         return argparse.Namespace(**options, overrides=overrides)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -133,31 +129,40 @@ class CommandParser(ArgumentParser):
             return f"setting '{key}' cannot be changed here; these can: {allowed}"
         return unknown_setting(key)
 
-    def _ordered(self, words: Sequence[str]) -> list[str]:
-        """Options first, positional words after them: argparse takes only the first run of positional words."""
+    def _sorted(self, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+        """Options first, positional words after them, and settings apart.
+
+        argparse takes only the first run of positional words, and jsonargparse takes an option such as `--data` for the
+        whole group of that name.
+        """
         options: list[str] = []
         positional: list[str] = []
+        overrides: dict[str, str] = {}
         rest = list(words)
         while rest:
             word = rest.pop(0)
             if word == "--":
                 positional.extend(rest)
                 break
+            name, equals, value = word.partition("=")
             if self._settings and not word.startswith("-") and is_override(word):
-                key, _, value = word.partition("=")
-                if f"--{key}" not in self._settings:
-                    raise ConfigError(self._unknown_key(key))
-                options.append(f"--{key}={value}")
+                name = f"--{name}"
+                if name not in self._settings:
+                    raise ConfigError(self._unknown_key(name.removeprefix("--")))
             elif not word.startswith("-") or word == "-":
                 positional.append(word)
+                continue
+            takes_value = name in self._flags and name not in self._takes_no_value
+            # whatever follows is the value, unless it is an option: -3 is a value
+            if takes_value and not equals and rest and rest[0][:2] != "--":
+                equals, value = "=", rest.pop(0)
+            if name not in self._settings:
+                options.append(f"{name}{equals}{value}")
+            elif equals:
+                overrides[self._settings[name]] = value
             else:
-                takes_value = word in self._flags and word not in self._takes_no_value
-                if takes_value and rest and rest[0][:2] != "--":
-                    # joined, so that a value such as -3 is not read as an option
-                    word = f"{word}={rest.pop(0)}"
-                name, equals, value = word.partition("=")
-                options.append(f"--{self._settings[name]}{equals}{value}" if name in self._settings else word)
-        return [*options, "--", *positional] if positional else options
+                self.error(f"{name}: needs a value")
+        return [*options, "--", *positional] if positional else options, overrides
 
 
 def _shown(value: object) -> str:

@@ -114,6 +114,6 @@ def _show(shown: Sequence[tuple[Path, Any]], runs: Sequence[Path]) -> None:
         for rank, (label, score) in enumerate(prediction.top):
             names = [str(prediction.path), *([str(run_path)] if len(runs) > 1 else [])]
             cells = names if rank == 0 else [""] * len(names)
-            last = rank == len(prediction.top) - 1
+            last = 0 < rank == len(prediction.top) - 1
             table.add_row(*cells, label, f"{100 * score:.1f} %", end_section=last)
     show_table(table)

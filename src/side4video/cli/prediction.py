@@ -12,17 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from side4video.backbones.base import FrozenBackbone
 from side4video.build import load_run, pixel_format
 from side4video.cli.views import Views
 from side4video.config.load import load_settings
-from side4video.config.schema import DataSettings
+from side4video.config.schema import RunSettings
 from side4video.data.decode import open_video
 from side4video.data.loaders import available_cores
 from side4video.data.sampling import FrameSampler
 from side4video.data.transforms import TestTransform
 from side4video.errors import CheckpointError, VideoError
 from side4video.tasks.recognition import VideoClassifier
-from side4video.training.checkpoint import CONFIG
+from side4video.training.checkpoint import BACKBONE, CONFIG
+from side4video.training.files import read_json
 from side4video.training.runtime import Runtime, start
 
 _VIEWS_PER_PASS = 8
@@ -71,10 +73,11 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class _LoadedRun:
-    path: Path
-    model: VideoClassifier
+class _Group:
+    """Runs that share clips and backbone, by their folders."""
+
     recipe: Recipe
+    models: dict[Path, VideoClassifier]
 
 
 def predict_videos(
@@ -88,44 +91,71 @@ def predict_videos(
     """
     stored = [load_settings(path / CONFIG, overrides) for path in runs]
     runtime = start(stored[0].train.model_copy(update={"devices": 1}))
-    loaded = [_load(path, settings.data, views, runtime) for path, settings in zip(runs, stored, strict=True)]
-    recipes = list(dict.fromkeys(run.recipe for run in loaded))
+    groups = _load_groups(runs, stored, views, runtime)
+    recipes = [group.recipe for group in groups]
     workers = stored[0].data.workers
     threads = min(_MAX_THREADS, available_cores()) if workers == "auto" else max(1, workers)
     for path, clips in _read_ahead(videos, recipes, threads):
         if isinstance(clips, Unreadable):
             yield clips
             continue
-        predictions: list[tuple[Path, Prediction]] = []
-        for run in loaded:
-            clips_VTCHW, frames_decoded = clips[recipes.index(run.recipe)]
-            scores_K = score_views(run.model, clips_VTCHW, runtime)
-            if not bool(torch.isfinite(scores_K).all()):
-                raise CheckpointError(
-                    f"{run.path}: gives scores that are no numbers for {path}; its weights are damaged"
-                )
-            names = run.model.class_names or tuple(str(number) for number in range(len(scores_K)))
-            best = scores_K.topk(min(top_k, len(scores_K)))
-            top = tuple((names[i], score) for score, i in zip(best.values.tolist(), best.indices.tolist(), strict=True))
-            predictions.append((run.path, Prediction(path, top, frames_decoded)))
-        yield predictions
+        found: dict[Path, Prediction] = {}
+        for group, (clips_VTCHW, frames_decoded) in zip(groups, clips, strict=True):
+            models = list(group.models.values())
+            for run, model, scores_K in zip(
+                group.models, models, score_views(models, clips_VTCHW, runtime), strict=True
+            ):
+                if not bool(torch.isfinite(scores_K).all()):
+                    raise CheckpointError(f"{run}: its scores for {path} are no numbers; its weights are damaged")
+                found[run] = Prediction(path, _best(model, scores_K, top_k), frames_decoded)
+        yield [(run, found[run]) for run in runs]
 
 
-def score_views(model: VideoClassifier, clips_VTCHW: Tensor, runtime: Runtime) -> Tensor:
-    """Scores of one video (K, float64, summing to one): softmax of each of V views, averaged."""
-    scores: list[Tensor] = []
+def score_views(models: Sequence[VideoClassifier], clips_VTCHW: Tensor, runtime: Runtime) -> list[Tensor]:
+    """Each model's scores of one video (K, float64, summing to one): softmax of each of V views, averaged.
+
+    All models have the same backbone, which runs once: every side network takes its own layers from that pass.
+    """
+    backbone, frame_slice = models[0].backbone, models[0].video.frame_slice
+    taps = sorted({tap for model in models for tap in model.side.taps})
+    scores: list[list[Tensor]] = [[] for _ in models]
     with torch.no_grad(), runtime.autocast():
-        for part_VTCHW in clips_VTCHW.split(_VIEWS_PER_PASS):
-            # on the CPU, as mps has no float64
-            scores.append(model(part_VTCHW.to(runtime.device)).cpu().double().softmax(-1))
-    return torch.cat(scores).mean(0)
+        for part_on_cpu in clips_VTCHW.split(_VIEWS_PER_PASS):
+            part_VTCHW = part_on_cpu.to(runtime.device)
+            if len(models) == 1:
+                scores[0].append(_softmax(models[0](part_VTCHW)))
+                continue
+            layers = list(backbone.stream(part_VTCHW, taps, frame_slice=frame_slice))
+            for model, own in zip(models, scores, strict=True):
+                output = model.side(part_VTCHW, (layer for layer in layers if layer.layer in model.side.taps))
+                own.append(_softmax(model.head(output.frames_BTS.mean(1))))
+    return [torch.cat(own).mean(0) for own in scores]
 
 
-def _load(path: Path, data: DataSettings, views: Views, runtime: Runtime) -> _LoadedRun:
-    model = load_run(path, device=runtime.device)
-    pixels = pixel_format(model.backbone.preprocessing)
-    sampler = FrameSampler(data.sampling, data.num_frames)
-    return _LoadedRun(path, model, Recipe(sampler, TestTransform(pixels, data.resize, views.crops), views.clips))
+def _softmax(logits_VK: Tensor) -> Tensor:
+    # on the CPU, as mps has no float64
+    return logits_VK.cpu().double().softmax(-1)
+
+
+def _best(model: VideoClassifier, scores_K: Tensor, top_k: int) -> tuple[tuple[str, float], ...]:
+    names = model.class_names or tuple(str(number) for number in range(len(scores_K)))
+    best = scores_K.topk(min(top_k, len(scores_K)))
+    return tuple((names[i], score) for score, i in zip(best.values.tolist(), best.indices.tolist(), strict=True))
+
+
+def _load_groups(runs: Sequence[Path], stored: Sequence[RunSettings], views: Views, runtime: Runtime) -> list[_Group]:
+    """The runs, those together that look at the same clips through the same backbone; each backbone is loaded once."""
+    backbones: dict[str, FrozenBackbone] = {}
+    groups: dict[tuple[str, Recipe], _Group] = {}
+    for path, settings in zip(runs, stored, strict=True):
+        identity = f"{settings.backbone.precision} {read_json(path / BACKBONE)}"
+        model = load_run(path, device=runtime.device, backbone=backbones.get(identity))
+        backbones[identity] = model.backbone
+        sampler = FrameSampler(settings.data.sampling, settings.data.num_frames)
+        transform = TestTransform(pixel_format(model.backbone.preprocessing), settings.data.resize, views.crops)
+        recipe = Recipe(sampler, transform, views.clips)
+        groups.setdefault((identity, recipe), _Group(recipe, {})).models[path] = model
+    return list(groups.values())
 
 
 def _read_ahead(

@@ -176,7 +176,8 @@ def _train(settings: RunSettings, out: Path, *, going_on: bool, json: bool) -> O
         best = (
             "" if result.top1 is None else f", validation top-1 {100 * result.top1:.1f} % (epoch {result.best_epoch})"
         )
-        say(f"{out}: {result.epochs} epochs, {result.steps} steps, {_duration(result.seconds)}{best}")
+        epochs = f"{result.epochs} epoch{'s' * (result.epochs != 1)}"
+        say(f"{out}: {epochs}, {result.steps} steps, {_duration(result.seconds)}{best}")
     note(f"next: side4video evaluate {out}\n      side4video predict {out} VIDEO")
     value = {
         "out": str(result.out),

@@ -56,7 +56,7 @@ def find_videos(words: Sequence[str]) -> Found:
     rest: list[str] = []
     for word in words:
         if is_run(Path(word)):
-            runs.append(Path(word))
+            runs = [*runs, Path(word)] if Path(word) not in runs else runs
         else:
             rest.append(word)
     if not rest:

@@ -1,0 +1,37 @@
+"""A small data set of real files and one trained run, made once for all tests of commands."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from run.small_runs import CLASSES, TRAIN_CLIPS, VAL_CLIPS, draw_clip, settings
+from side4video.cli.main import main
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`train` and `val`, each with a folder a class."""
+    folder = tmp_path_factory.mktemp("clips")
+    for split, count, first in (("train", TRAIN_CLIPS, 0), ("val", VAL_CLIPS, 100)):
+        for label, name in enumerate(CLASSES):
+            for number in range(count):
+                draw_clip(folder / split / name / f"{number}.mp4", name, seed=first + 10 * label + number)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs. Copy it before changing it."""
+    out = tmp_path_factory.mktemp("runs") / "trained"
+    words = ["train", str(clips / "train"), "--val", str(clips / "val"), "--out", str(out), "--epochs", "2"]
+    assert main([*words, *settings()]) == 0
+    return out
+
+
+@pytest.fixture
+def run_copy(trained: Path, tmp_path: Path) -> Path:
+    """A run that a test may change."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
