@@ -21,6 +21,13 @@ from torch.utils.flop_counter import flop_registry
 # CUDA's caching allocator hands out multiples of this many bytes
 BLOCK_BYTES = 512
 NEVER = 2**62
+# the CPU's attention kernels, which torch's table of formulas lacks, and their namesakes that are in it
+_SAME_ARITHMETIC = {
+    "aten._scaled_dot_product_flash_attention_for_cpu": torch.ops.aten._scaled_dot_product_flash_attention,
+    "aten._scaled_dot_product_flash_attention_for_cpu_backward": (
+        torch.ops.aten._scaled_dot_product_flash_attention_backward
+    ),
+}
 
 
 @dataclass
@@ -72,8 +79,7 @@ class StorageTracker(TorchDispatchMode):
         known = len(self._live)
         for tensor in outputs:
             self._follow(tensor)
-        formula = flop_registry.get(func._overloadpacket)
-        flops = int(formula(*args, **kwargs, out_val=out)) if formula is not None else 0
+        flops = _flops(func, args, kwargs, out)
         writes = len(self._live) > known or _is_inplace(func)
         moved = sum(t.numel() * t.element_size() for t in (*inputs, *outputs)) if writes else 0
         self.operations.append(Operation(flops, moved))
@@ -118,6 +124,14 @@ class StorageTracker(TorchDispatchMode):
 
     def _died(self, key: int) -> None:
         self._live.pop(key).died = self.now
+
+
+def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
+    """Two for each multiply-add of a matrix product or convolution; everything else is free."""
+    packet = func._overloadpacket
+    packet = _SAME_ARITHMETIC.get(str(packet), packet)
+    formula = flop_registry.get(packet)
+    return int(formula(*args, **kwargs, out_val=out)) if formula is not None else 0
 
 
 def _is_inplace(func: Any) -> bool:

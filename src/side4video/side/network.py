@@ -145,14 +145,11 @@ class SideNetwork(nn.Module):
         again = Recompute() if self.memory == "smallest" else run_plain
         stream = clip_BTCHW
         for index, tokens_BTAD in enumerate(tokens_of_taps):
-            stream = Recompute(store=store)(
-                partial(self._stage, layout, index, run_plain),
-                self._stage_modules(index),
-                stream,
-                tokens_BTAD,
-                position_QS,
-                again=partial(self._stage, layout, index, again),
-            )
+            first, second = (partial(self._stage, layout, index, run) for run in (run_plain, again))
+            inputs = (stream, tokens_BTAD, position_QS)
+            if index == 0:  # the caller holds the pixels: there is nothing to win by keeping them elsewhere
+                first, second, inputs = partial(first, clip_BTCHW), partial(second, clip_BTCHW), inputs[1:]
+            stream = Recompute(store=store)(first, self._stage_modules(index), *inputs, again=second)
         return stream
 
     def _open(self, layers: Iterable[FrozenTokens]) -> tuple[_Layout, Iterator[Tensor]]:
