@@ -17,7 +17,7 @@ from side4video.data.catalog import flip_labels
 from side4video.data.class_names import find_mirror_pairs
 from side4video.data.dataset import ClipDataset
 from side4video.data.loaders import ClipLoader, make_eval_loader, make_train_loader
-from side4video.data.manifest import read_manifest, split_manifest
+from side4video.data.manifest import drop_short, read_manifest, split_manifest
 from side4video.data.randaugment import RandAugmentPolicy
 from side4video.data.records import Manifest
 from side4video.data.sampling import FrameSampler
@@ -116,12 +116,13 @@ def build_manifests(settings: RunSettings) -> tuple[Manifest, Manifest]:
     train = read_manifest(
         data.train, format=data.format, root=data.root, frame_pattern=data.frame_pattern, classes=data.classes
     )
+    train = drop_short(train, data.min_frames)
     if data.val is None:
         return split_manifest(train, data.val_fraction, settings.train.seed)
     val = read_manifest(
         data.val, format=data.format, root=data.root, frame_pattern=data.frame_pattern, class_names=train.class_names
     )
-    return train, val
+    return train, drop_short(val, data.min_frames)
 
 
 def pixel_format(wanted: Preprocessing) -> PixelFormat:

@@ -104,6 +104,8 @@ class DataSettings(Settings):
     """File names inside a frame folder, such as `img_{:05d}.jpg` (numbered from 1)."""
     classes: str | None = None
     """File of class names: one a line, or CSV `id,name`."""
+    min_frames: int = Field(default=0, ge=0)
+    """Drop clips that a list file gives fewer frames, in training and validation; the paper drops below 8."""
     num_frames: int = Field(default=8, ge=1)
     """Frames T of a clip."""
     sampling: Literal["segment", "dense", "uniform"] = "segment"
