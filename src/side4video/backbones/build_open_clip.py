@@ -25,6 +25,7 @@ from side4video.backbones.weights import State, load_whole, read_weights, timm_s
 from side4video.errors import BackboneError, nearest_names
 
 Trunk = OpenClipViT | TimmViT
+_LISTED = 8
 _RECORD_KEYS = ("mean", "std", "interpolation")
 
 
@@ -57,8 +58,8 @@ def build_open_clip(
     if path is not None:
         load_whole(tower, _fitted(read_weights(path), tower), path=path, name=label)
     weights_hash = None
-    if isinstance(tower, TimmModel) and image_size not in (None, tuple(tower.image_size)):
-        trunk = tower_trunk(tower, label=label)
+    trunk = tower_trunk(tower, label=label)
+    if isinstance(tower, TimmModel) and image_size not in (None, trunk.native_size):
         if not hasattr(tower.trunk, "set_input_size"):
             raise BackboneError(f"backbone {label!r} takes {trunk.native_size} only, got image_size={image_size}")
         weights_hash = content_hash(trunk)
@@ -101,12 +102,14 @@ def tower_trunk(tower: nn.Module, *, label: str, image_size: tuple[int, int] | N
 
 def _record(architecture: str, tag: str, *, needed: bool, label: str) -> dict[str, Any]:
     tags: list[str] = open_clip.list_pretrained_tags_by_model(architecture)
-    listed = f"{', '.join(tags)}" if tags else "none: give weights=PATH or pretrained=False"
+    more = f" and {len(tags) - _LISTED} more" if len(tags) > _LISTED else ""
+    listed = f"{', '.join(tags[:_LISTED])}{more}" if tags else "none of its own"
     if tag:
         record = open_clip.get_pretrained_cfg(architecture, tag)
         if not record:
             raise BackboneError(
                 f"backbone {label!r}: {architecture} has no weights called {tag!r}, allowed are {listed}"
+                + nearest_names(tag, tags)
             )
         return record
     if needed:

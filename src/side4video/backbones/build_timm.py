@@ -47,7 +47,7 @@ def build_timm(
     weights_hash = None
     if resample:
         # what a run remembers is the checkpoint, not one machine's rounding of its resampled positions
-        weights_hash = content_hash(model)
+        weights_hash = content_hash(TimmViT(model))
         model.set_input_size(img_size=image_size)
     return TimmViT(model, image_size=image_size), weights_hash
 

@@ -28,10 +28,11 @@ def resolve_precision(choice: str, weights: nn.Module, device: torch.device) -> 
 def checkpoint_precision(weights: nn.Module) -> torch.dtype:
     """The smallest type that holds every matrix exactly: libraries load half-precision checkpoints as float32.
 
-    Norms and biases do not count; CLIP keeps them in float32 beside fp16 matrices.
+    Norms and biases do not count; CLIP keeps them in float32 beside fp16 matrices. What came in bf16 mostly fits into
+    fp16 too, but not the other way round, so bf16 is asked first.
     """
     matrices = [p.detach() for p in weights.parameters() if p.ndim >= 2 and p.is_floating_point()]
-    for precision in (torch.float16, torch.bfloat16):
+    for precision in (torch.bfloat16, torch.float16):
         if matrices and all(torch.equal(p.to(precision).to(p.dtype), p) for p in matrices):
             return precision
     return torch.float32
