@@ -66,8 +66,8 @@ def core_packages() -> set[str]:
     required = [r for r in requires("side4video") or [] if "extra ==" not in r]
     names = {re.split(r"[<>=\[;~! ]", r)[0].lower().replace("_", "-") for r in required}
     renamed = {"open-clip-torch": "open_clip", "pyyaml": "yaml", "pillow": "PIL"}
-    # pydantic_core is half of pydantic, with its error types
-    return {renamed.get(name, name.replace("-", "_")) for name in names} | {"pydantic_core"}
+    # halves of pydantic and jinja2 that hold types of their interfaces
+    return {renamed.get(name, name.replace("-", "_")) for name in names} | {"pydantic_core", "markupsafe"}
 
 
 def test_modules_import_only_core_dependencies_at_the_top() -> None:
