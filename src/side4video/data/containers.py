@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import av
 import av.error
 from av.container import Flags
+from av.stream import Disposition
 
 from side4video.data.truncation import missing_bytes
 from side4video.errors import VideoError
@@ -43,9 +44,9 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (av.error.DemuxerNotFoundError, "not a video file"),
     (av.error.PermissionError, "no permission to read it"),
     (av.error.PatchWelcomeError, "unsupported codec feature"),
-    (av.error.InvalidDataError, "damaged, truncated or not a video"),
-    (av.error.EOFError, "damaged, truncated or not a video"),
-    (av.error.ArgumentError, "damaged, truncated or not a video"),
+    # invalid data, and the invalid argument that a format outside the list is
+    (ValueError, "damaged, truncated or not a video"),
+    (EOFError, "damaged, truncated or not a video"),
 )
 
 
@@ -156,5 +157,4 @@ def check_size(path: str | Path, width: int, height: int, *, max_side: int, max_
 
 
 def _is_cover(stream: VideoStream) -> bool:
-    disposition = getattr(stream, "disposition", None)
-    return disposition is not None and bool(disposition & disposition.attached_pic)
+    return bool(stream.disposition & Disposition.attached_pic)

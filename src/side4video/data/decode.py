@@ -31,7 +31,7 @@ from side4video.data.containers import (
 )
 from side4video.data.frame_folder import FrameFolderReader
 from side4video.data.frames import VideoInfo, check_indices, frame_range
-from side4video.data.packets import PacketTable, packets_from, read_table, timestamps
+from side4video.data.packets import PacketTable, is_progressive, packets_from, read_table, timestamps
 from side4video.data.pixels import RgbConverter, degrees, orientation, turn
 from side4video.errors import InputError, MissingExtraError, VideoError
 
@@ -185,7 +185,7 @@ class VideoReader:
         start_rank = -1 if is_first else table.ranks[start] or 0
         missing, last = set(wanted), wanted[-1]
         has_started = is_first or table.discards[start]
-        may_skip = context.name in _SKIPS_EXACTLY and context.field_order in (0, 1)
+        may_skip = context.name in _SKIPS_EXACTLY and is_progressive(context)
 
         def take(packet: Packet[VideoStream] | None, ordinal: int | None) -> bool:
             nonlocal has_started
