@@ -23,7 +23,7 @@ CHEAP = [
     ["--version"],
     [],
     *([command.name, "--help"] for command in COMMANDS),
-    ["trian"],
+    ["trainn"],
     ["train", "clips", "--out", "run", "data.batchsize=3"],
     ["train", ".", "--out", "run", "--data.batch_size", "many"],
     ["train", ".", "--out", "run", "--lr"],

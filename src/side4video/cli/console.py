@@ -58,7 +58,12 @@ def progress_bar() -> Progress:
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(*columns, console=console, transient=True, disable=not (console.is_terminal and is_first_process()))
+
+
+def is_first_process() -> bool:
+    """Whether this is the one of several training processes that talks."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 def print_json(value: Any) -> None:

@@ -80,7 +80,8 @@ def run(options: argparse.Namespace) -> Outcome:
         raise DataError(f"--data: no such file or folder: '{options.data}'")
     folder = Path(options.run)
     check_run(folder)
-    overrides = parse_overrides(options.overrides)
+    # where it was trained says nothing about where it is evaluated
+    overrides = {"train.devices": "auto", "train.accelerator": "auto", **parse_overrides(options.overrides)}
     if options.data is not None:
         # the run's own root and format belong to its own lists
         overrides = {"data.root": None, "data.format": "auto", **overrides}

@@ -26,11 +26,12 @@ from side4video.data.loaders import make_eval_loader
 from side4video.data.manifest import Manifest, read_manifest
 from side4video.data.sampling import FrameSampler
 from side4video.data.transforms import TestTransform
-from side4video.errors import CheckpointError
+from side4video.errors import CheckpointError, InputError
+from side4video.tasks.recognition import VideoClassifier
 from side4video.training.checkpoint import METRICS, RunFolder
-from side4video.training.evaluate import evaluate
+from side4video.training.evaluate import EvaluationResult, evaluate
 from side4video.training.files import read_json, write_bytes
-from side4video.training.runtime import start
+from side4video.training.runtime import Runtime, start
 from side4video.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -80,29 +81,17 @@ def evaluate_run(
     """
     begin = time.monotonic()
     runtime = start(settings.train)
-    run = RunFolder(folder)
-    class_names = tuple(run.class_names())
-    manifest, where = _manifest(settings, source, split, class_names)
-    model = load_run(folder, device=runtime.device)
-    dataset = ClipDataset(
-        manifest,
-        sampler=FrameSampler(settings.data.sampling, settings.data.num_frames),
-        transform=TestTransform(pixel_format(model.backbone.preprocessing), settings.data.resize, views.crops),
-        mode="test" if views.clips > 1 else "val",
-        num_clips=views.clips,
-        seed=settings.train.seed,
-        shuffle_frames=shuffle_frames,
-    )
-    loader = make_eval_loader(
-        dataset,
-        batch_size=max(1, settings.data.batch_size // views.count),
-        rank=runtime.rank,
-        world_size=runtime.world_size,
-        workers=settings.data.workers,
-    )
-    with progress_bar() as bar:
-        task = bar.add_task("evaluating", total=-(-len(manifest) * views.count // runtime.world_size))
-        result = evaluate(model, loader, runtime=runtime, on_batch=lambda clips: bar.advance(task, clips))
+    try:
+        class_names = tuple(RunFolder(folder).class_names())
+        manifest, where = _manifest(settings, source, split, class_names)
+        model = load_run(folder, device=runtime.device)
+        result = _score(settings, model, manifest, runtime, views=views, shuffle_frames=shuffle_frames)
+    except InputError as error:
+        if runtime.is_main:
+            raise
+        raise SystemExit(0) from error  # every process has found the same, and one is enough to say so
+    finally:
+        runtime.close()
     if not runtime.is_main:
         return None
     report = result.report
@@ -182,6 +171,36 @@ def _manifest(
     if split == "train":
         return train, f"{data.train} (training)"
     return val, data.val or f"{data.train} (held out)"
+
+
+def _score(
+    settings: RunSettings,
+    model: VideoClassifier,
+    manifest: Manifest,
+    runtime: Runtime,
+    *,
+    views: Views,
+    shuffle_frames: bool,
+) -> EvaluationResult:
+    dataset = ClipDataset(
+        manifest,
+        sampler=FrameSampler(settings.data.sampling, settings.data.num_frames),
+        transform=TestTransform(pixel_format(model.backbone.preprocessing), settings.data.resize, views.crops),
+        mode="test" if views.clips > 1 else "val",
+        num_clips=views.clips,
+        seed=settings.train.seed,
+        shuffle_frames=shuffle_frames,
+    )
+    loader = make_eval_loader(
+        dataset,
+        batch_size=max(1, settings.data.batch_size // views.count),
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+        workers=settings.data.workers,
+    )
+    with progress_bar() as bar:
+        task = bar.add_task("evaluating", total=-(-len(manifest) * views.count // runtime.world_size))
+        return evaluate(model, loader, runtime=runtime, on_batch=lambda clips: bar.advance(task, clips))
 
 
 def _row(manifest: Manifest, index: int, scores_K: Tensor, class_names: Sequence[str]) -> ScoreRow:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from side4video.cli.console import fail, note, print_json, quiet_messages, results_kept_apart
+from side4video.cli.console import fail, is_first_process, note, print_json, quiet_messages, results_kept_apart
 from side4video.errors import Side4VideoError, nearest_names
 from side4video.version import __version__
 
@@ -167,13 +167,9 @@ def _call(command: Command, words: list[str]) -> int:
         return outcome.code
     with results_kept_apart():
         outcome = module.run(options)
-    if outcome.value is not None and _first_process():
+    if outcome.value is not None and is_first_process():
         print_json(outcome.value)
     return outcome.code
-
-
-def _first_process() -> bool:
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 def _message(error: BaseException) -> str:

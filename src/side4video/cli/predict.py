@@ -60,7 +60,8 @@ def run(options: argparse.Namespace) -> Outcome:
     if options.top_k < 1:
         raise ConfigError(f"--top-k: must be at least 1; got {options.top_k}")
     views = parse_views(options.views)
-    overrides = parse_overrides(options.overrides)
+    # where it was trained says nothing about where it is used
+    overrides = {"train.accelerator": "auto", **parse_overrides(options.overrides)}
     found = find_videos(options.words)
     for word, reason in found.missing:
         fail(f"{word}: {reason}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import signal
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -166,7 +167,7 @@ def _run_pool(tasks: Iterator[_Task], workers: int, in_flight: list[_Task]) -> I
     if "forkserver" in methods:
         context.set_forkserver_preload([__name__])
     running: dict[Future[list[Finding]], _Task] = {}
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts_alone) as pool:
         while True:
             for task in islice(tasks, 2 * workers - len(running)):
                 in_flight.append(task)
@@ -178,6 +179,11 @@ def _run_pool(tasks: Iterator[_Task], workers: int, in_flight: list[_Task]) -> I
                 found = future.result()
                 in_flight.remove(running.pop(future))
                 yield found
+
+
+def _leave_interrupts_alone() -> None:
+    """Ctrl-C reaches the whole process group; the main process decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _check(task: _Task) -> list[Finding]:

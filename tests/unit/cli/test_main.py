@@ -145,7 +145,7 @@ def test_not_a_number_is_no_json(command: Install) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["trian"], "unknown command 'trian'; did you mean 'train'?"),
+        (["trainn"], "unknown command 'trainn'; did you mean 'train'?"),
         (["zzz"], "unknown command 'zzz'; commands: demo, train"),
         (["--jsn"], "unknown option '--jsn'"),
     ],
