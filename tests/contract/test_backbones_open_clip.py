@@ -9,10 +9,10 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from listing import randomise, signature, small_open_clip, small_towers
 from open_clip.transformer import VisionTransformer
 from torch import nn
 
+from contract.listing import randomise, signature, small_open_clip, small_towers
 from side4video.backbones.base import FrozenBackbone, ImageTrunk
 from side4video.backbones.build_open_clip import open_clip_tower, tower_trunk
 from side4video.backbones.open_clip_vit import OpenClipViT

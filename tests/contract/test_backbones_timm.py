@@ -6,9 +6,9 @@ from functools import cache
 
 import pytest
 import torch
-from listing import narrow_timm, randomise, signature, small_timm, split_timm, timm_by_file
 from torch import Tensor, nn
 
+from contract.listing import narrow_timm, randomise, signature, small_timm, split_timm, timm_by_file
 from side4video.backbones.base import FrozenBackbone, ImageTrunk, LayerTokens
 from side4video.backbones.timm_vit import TimmViT
 

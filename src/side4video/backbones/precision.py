@@ -40,5 +40,6 @@ def checkpoint_precision(weights: nn.Module) -> torch.dtype:
 
 def cpu_has_bf16() -> bool:
     """Whether the processor multiplies bfloat16 matrices in hardware."""
-    capabilities = torch.cpu.get_capabilities()
+    # the oldest torch releases that we take may not tell; they get float32
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(capabilities.get(unit, False) for unit in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 from torch import Tensor, nn
-from toy import DEPTH, PATCH, PREFIX, WIDTH, ToyTrunk
 
 from side4video.backbones.base import FrozenBackbone, LayerTokens, content_hash, patch_grid
 from side4video.errors import BackboneError
+from unit.backbones.toy import DEPTH, PATCH, PREFIX, WIDTH, ToyTrunk
 
 B, T, Y, X = 3, 7, 4, 5
 

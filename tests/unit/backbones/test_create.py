@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
-from toy import ToyTrunk
 
 from side4video.backbones import FrozenBackbone, create, create_backbone, tiny
 from side4video.errors import BackboneError, CheckpointError
+from unit.backbones.toy import ToyTrunk
 
 
 def clip_of(backbone: FrozenBackbone, frames: int = 3) -> Tensor:
