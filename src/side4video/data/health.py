@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import signal
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 from side4video.data.decode import open_video
@@ -162,10 +164,7 @@ def _in_processes(tasks: Sequence[_Task], workers: int) -> Iterator[list[Finding
 
 def _run_pool(tasks: Iterator[_Task], workers: int, in_flight: list[_Task]) -> Iterator[list[Finding]]:
     """Run `tasks` in `workers` processes; `in_flight` holds those that were begun and have given nothing yet."""
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:
-        context.set_forkserver_preload([__name__])
+    context = _start_processes()
     running: dict[Future[list[Finding]], _Task] = {}
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts_alone) as pool:
         while True:
@@ -181,8 +180,26 @@ def _run_pool(tasks: Iterator[_Task], workers: int, in_flight: list[_Task]) -> I
                 yield found
 
 
+def _start_processes() -> BaseContext:
+    """Where the processes come from: one that has imported everything and is copied, or new ones where that is not had.
+
+    Ctrl-C reaches the whole process group, and the main process decides what it means: the others ignore it.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver
+
+    multiprocessing.set_forkserver_preload([__name__])
+    if threading.current_thread() is threading.main_thread():
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.signal(signal.SIGINT, previous)
+    return multiprocessing.get_context("forkserver")
+
+
 def _leave_interrupts_alone() -> None:
-    """Ctrl-C reaches the whole process group; the main process decides what it means."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
