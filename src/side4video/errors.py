@@ -1,14 +1,14 @@
-"""Our exceptions. Everything a user can cause derives from `Side4VideoError`; the command line turns it into exit code 2.
+"""Our exceptions. Whatever a user can cause is a `Side4VideoError`; the command line makes exit code 2 of it.
 
-    Side4VideoError
-    ├── InputError (also ValueError)      a bad value: what, what came, what is allowed
-    │   ├── ConfigError                   a setting: unknown, of the wrong type, or not allowed with another
-    │   ├── BackboneError                 an image model that is unknown, unreachable or has no patch tokens
-    │   ├── DataError                     a data set: missing, empty, malformed, with labels that do not fit
-    │   │   └── VideoError                one video that cannot be read; `.path` and `.reason` say which and why
-    │   └── CheckpointError               weights or a run folder that do not fit or are damaged
-    ├── MissingExtraError (also ImportError)   an optional dependency; the message names the extra
-    └── TrainingError (also RuntimeError)      training had to stop: NaN loss, too many broken videos
+Side4VideoError
+├── InputError (also ValueError)      a bad value: what, what came, what is allowed
+│   ├── ConfigError                   a setting: unknown, of the wrong type, or not allowed with another
+│   ├── BackboneError                 an image model that is unknown, unreachable or has no patch tokens
+│   ├── DataError                     a data set: missing, empty, malformed, with labels that do not fit
+│   │   └── VideoError                one video that cannot be read; `.path` and `.reason` say which and why
+│   └── CheckpointError               weights or a run folder that do not fit or are damaged
+├── MissingExtraError (also ImportError)   an optional dependency; the message names the extra
+└── TrainingError (also RuntimeError)      training had to stop: NaN loss, too many broken videos
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class SideSettings(Settings):
     shift: bool = True
     """Give each frame's attention its neighbours' class tokens (CLS-shift); off: the frame's own class token."""
     representation: Literal["gap", "class", "extra"] = "gap"
-    """What becomes the clip's feature: mean over time and space, the frozen class token carried along, or a new token."""
+    """What becomes the clip's feature: mean over time and space, the frozen class token carried along, or a new one."""
     stem: bool = True
     """Start from a 3D patch convolution of the pixels; off: start from the first tap alone."""
     norm_order: Literal["pre", "post"] | None = None
@@ -82,7 +82,9 @@ class SideSettings(Settings):
     def _heads_divide_width(self) -> SideSettings:
         heads = self.num_heads or max(1, self.width // 64)
         if self.width % heads:
-            raise ValueError(f"num_heads must divide width; got width={self.width} and {heads} heads (default width // 64)")
+            raise ValueError(
+                f"num_heads must divide width; got width={self.width} and {heads} heads (default width // 64)"
+            )
         return self
 
 
@@ -175,7 +177,7 @@ class OptimSettings(Settings):
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     """Label smoothing of the cross entropy."""
     accumulate: int = Field(default=1, ge=1)
-    """Batches per optimiser step. Batch norm still sees one batch at a time: not the same gradient as a larger batch."""
+    """Batches per optimiser step. Batch norm sees one batch at a time: not the same gradient as a larger batch."""
     clip_grad_norm: float | None = Field(default=None, gt=0)
     """Clip the global gradient norm; off by default, as in the paper."""
     ema: float | None = Field(default=None, gt=0, lt=1)
