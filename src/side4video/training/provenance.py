@@ -21,7 +21,8 @@ GIT_SECONDS = 5
 
 def provenance() -> dict[str, Any]:
     """Versions, commit of a source checkout (null for an installed package), command line and machine."""
-    versions = {name: _version(name) for name in LIBRARIES}
+    # torch's own word says for which CUDA it was built
+    versions = {name: _version(name) for name in LIBRARIES} | {"torch": str(torch.__version__)}
     return {
         "side4video": __version__,
         "commit": source_commit(),
