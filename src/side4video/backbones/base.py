@@ -235,9 +235,16 @@ class FrozenBackbone(nn.Module):
         tokens_IAD = images_ICHW
         for _, tokens_IAD in self._run(images_ICHW, last=self.depth - 1, frame_slice=frame_slice):  # noqa: B007
             pass
+        return self.finish(tokens_IAD).unflatten(0, tuple(clip_BTCHW.shape[:2]))
+
+    def finish(self, tokens_IAD: Tensor) -> Tensor:
+        """The frozen image embedding, shape IE, from the last block's tokens; no gradient is recorded.
+
+        Raises:
+            BackboneError: when the model has none.
+        """
         with torch.no_grad(), _own_precision(tokens_IAD):
-            features_IE = self.trunk.finish(tokens_IAD)
-        return features_IE.unflatten(0, tuple(clip_BTCHW.shape[:2]))
+            return self.trunk.finish(tokens_IAD)
 
     def content_hash(self) -> str:
         """sha256 of the weights as they came, before any cast: the same on every device and in every precision."""

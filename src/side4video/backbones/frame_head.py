@@ -50,9 +50,7 @@ class JointSpaceHead(nn.Module):
 
     def forward(self, backbone: FrozenBackbone, last: LayerTokens, added_BTW: Tensor) -> Tensor:
         """`frames_BTE` from the last block's tokens, finished by the frozen tower, and what is added to them."""
-        tokens_IAD = last.tokens_BTAD.flatten(0, 1)
-        with torch.no_grad(), torch.autocast(tokens_IAD.device.type, enabled=False):
-            frozen_IE = backbone.trunk.finish(tokens_IAD)
+        frozen_IE = backbone.finish(last.tokens_BTAD.flatten(0, 1))
         return frozen_IE.unflatten(0, added_BTW.shape[:2]).to(added_BTW.dtype) + added_BTW
 
 
@@ -79,8 +77,7 @@ def make_frame_head(backbone: FrozenBackbone) -> FrameHead:
     rows, columns = backbone.grid(backbone.preprocessing.image_size)
     width = backbone.width
     tokens_IAD = torch.zeros(1, backbone.num_prefix + rows * columns, width, device=backbone.device)
-    with torch.no_grad():
-        embed_dim = backbone.trunk.finish(tokens_IAD.to(backbone.precision)).shape[-1]
+    embed_dim = backbone.finish(tokens_IAD.to(backbone.precision)).shape[-1]
     parts = _class_token_parts(backbone.trunk)
     if parts is None:
         return JointSpaceHead(embed_dim)
