@@ -41,9 +41,11 @@ class ToyTrunk(nn.Module):
         self.table = Table()
         self.blocks = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(DEPTH))
         self.calls: list[tuple[int, int]] = []
+        self.embedded: list[int] = []
         self.grad_modes: set[bool] = set()
 
     def embed(self, images_ICHW: Tensor) -> tuple[Tensor, Tensor]:
+        self.embedded.append(len(images_ICHW))
         patches_IND = self.patches(images_ICHW).flatten(2).transpose(1, 2)
         prefix_IPD = self.prefix.expand(len(patches_IND), -1, -1)
         return torch.cat([prefix_IPD, patches_IND], dim=1), self.table.angles.cos().to(patches_IND.dtype)
