@@ -77,7 +77,7 @@ def draw_motion(class_name: str, generator: np.random.Generator) -> MotionClip:
     path = pair.make_path(generator, background)
     num_frames = int(generator.integers(NUM_FRAMES[0], NUM_FRAMES[1] + 1))
     width, height = (int(side) for side in generator.choice(PICTURE_SIDES, size=2))
-    noise = float(generator.uniform(0, 8))
+    noise = float(generator.uniform(0, 6))
     canvas = paint_background(background, width, height)
     moments = _progress(num_frames, generator)
     frames = [finish(paint_figures(canvas, path(moment)), noise, generator) for moment in moments]
@@ -109,7 +109,7 @@ def _caption(first: tuple[Figure, ...], last: tuple[Figure, ...], words: str, ba
 def _mover(generator: np.random.Generator, background: Background) -> Figure:
     """A two-tone shape of any kind and size near the middle, pointing anywhere."""
     figure = random_figure(generator, background)
-    radius = float(generator.uniform(0.1, 0.2))
+    radius = float(generator.uniform(0.13, 0.21))
     return replace(figure, radius=radius, front=float(generator.uniform(0, 2 * math.pi)), two_tone=True, opacity=1.0)
 
 
