@@ -40,7 +40,8 @@ def create_backbone(
     `ImageTrunk`; it is frozen in place, and keeps its own precision unless one is named.
 
     `precision` is `fp32`, `bf16`, `fp16` or `auto`: the checkpoint's own on a GPU, bf16 on a CPU that has units for
-    it, else fp32. `device` is where the model goes, and what `auto` looks at; the CPU unless it is given.
+    it, else fp32. `device` is where the model goes, and what `auto` looks at; the CPU unless it is given. On `meta` the
+    model has shapes and no weights, and nothing is downloaded or read: `auto` is then 16 bits, as most checkpoints are.
 
     Raises:
         BackboneError: for a name that is unknown (the nearest are named), a model that has no patch tokens, weights
@@ -51,11 +52,21 @@ def create_backbone(
     target = torch.device("cpu" if device is None else device)
     if isinstance(name_or_module, nn.Module):
         return _around(name_or_module, weights=weights, size=size, precision=precision, device=device)
+    if target.type == "meta":
+        return _without_weights(name_or_module, size=size, precision=precision)
     name, trunk, weights_hash = _named(name_or_module, weights=weights, pretrained=pretrained, size=size)
     backbone = FrozenBackbone(
         trunk, name=name, precision=resolve_precision(precision, trunk, target), weights_hash=weights_hash
     )
     return backbone.to(target)
+
+
+def _without_weights(name: str, *, size: tuple[int, int] | None, precision: str) -> FrozenBackbone:
+    name = AUTO if name == "auto" else name
+    with torch.device("meta"):
+        name, trunk, _ = _named(name, weights=None, pretrained=False, size=size)
+    dtype = torch.bfloat16 if precision == "auto" else resolve_precision(precision, trunk, torch.device("meta"))
+    return FrozenBackbone(trunk, name=name, precision=dtype, weights_hash="no weights")
 
 
 def _named(

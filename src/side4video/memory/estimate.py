@@ -6,12 +6,12 @@ workspaces of its libraries, and what the allocator loses to fragments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from side4video.backbones.base import LayerTokens
@@ -69,20 +69,20 @@ class _AwayStore(TokenStore):
 
 
 def estimate_step(
-    build: Callable[[], VideoClassifier],
+    model: VideoClassifier,
     *,
     batch_size: int,
     num_frames: int,
     image_size: tuple[int, int],
     autocast: torch.dtype | None = torch.bfloat16,
 ) -> StepEstimate:
-    """Run a training step of the model that `build` makes. `build` is called among fake tensors: it loads nothing.
+    """Run a training step of a model whose weights are on the meta device; they are replaced by fake ones.
 
     `autocast` is the precision of the side network's arithmetic, `None` for float32. The optimiser is AdamW, with two
     values a weight.
     """
     with FakeTensorMode(allow_non_fake_inputs=True), _open_attention():
-        model = build().train()
+        _give_sizes(model.train())
         stores: list[_AwayStore] = []
 
         def make_store() -> TokenStore:
@@ -134,6 +134,16 @@ def estimate_step(
         trainable_parameters=sum(parameter.numel() for parameter in trained),
         operations=tuple(operations),
     )
+
+
+def _give_sizes(model: nn.Module) -> None:
+    """Put a fake tensor, which knows its device and storage, in the place of each weight on the meta device."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            fake = torch.empty(parameter.shape, dtype=parameter.dtype)
+            setattr(module, name, nn.Parameter(fake, requires_grad=parameter.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
 
 
 @contextmanager
