@@ -24,6 +24,7 @@ Video = Callable[[str], Path]
 NAMES = [asset.name for asset in ASSETS]
 # one of each way to the frames: time stamps, codec rules, decoding once; closed and open groups; seekable or not
 KINDS = ["h264.mp4", "opengop-h264.mkv", "opengop-h264.avi", "mpeg4.avi", "opengop-hevc.ts", "vp9.webm", "av1.mkv"]
+KINDS += ["intrarefresh.mkv"]
 
 
 def frames_in_sequence(path: Path) -> list[np.ndarray]:

@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assets.make_assets import Asset, cut_by_edit_list, encode, hide_vp8_frame, pack_bframes, read_number, remux
+from side4video.data import packets as packets_module
+from side4video.data.containers import open_container
 from side4video.data.decode import VideoReader
 from side4video.data.packets import PacketTable, _is_hidden, _vop_order, timestamps
 
@@ -51,17 +53,36 @@ def test_packed_bframes_in_avi_come_apart(tmp_path: Path, held: int) -> None:
     assert numbers_read(tmp_path / "packed.avi", max_held_bytes=held) == list(range(30))
 
 
+def test_packed_bframes_need_no_decoding_for_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode(tmp_path / "plain.avi", Asset("plain.avi", "mpeg4", {"bf": "1", "b_strategy": "0"}))
+    pack_bframes(tmp_path / "plain.avi", tmp_path / "packed.avi")
+    monkeypatch.setattr(packets_module, "_order_by_decoding", lambda *_: pytest.fail("decoded the whole stream"))
+    for name in ("plain.avi", "packed.avi"):
+        with VideoReader(tmp_path / name) as reader:
+            assert reader.info.num_frames == 30
+
+
 def test_repeated_time_stamps(video: Video, tmp_path: Path) -> None:
-    seen: list[int] = []
+    latest: list[int] = []
 
     def repeat(ordinal: int, packet: av.Packet) -> bool:
-        seen.append(packet.pts)
-        if ordinal == 6:
-            packet.pts = seen[-2]
+        # a B-frame gets the time of the frame after it, which comes before it in decoding
+        if ordinal in (7, 8) and packet.pts < latest[-1]:
+            packet.pts = latest[-1]
+        latest.append(max([packet.pts, *latest]))
         return True
 
     remux(video("h264.mkv"), tmp_path / "twice.mkv", repeat)
+    with av.open(str(tmp_path / "twice.mkv")) as container:
+        times = [packet.pts for packet in container.demux(video=0) if packet.size]
+    assert len(set(times)) < len(times), "nothing was repeated"
     assert numbers_read(tmp_path / "twice.mkv") == list(range(30))
+
+
+def test_missing_times_are_not_made_up(video: Video) -> None:
+    with open_container(video("h264.avi")) as container:
+        stream = container.streams.video[0]
+        assert None in {packet.pts for packet in container.demux(stream) if packet.size}
 
 
 @pytest.mark.parametrize(
@@ -106,9 +127,10 @@ def test_leading_frames_that_can_be_decoded_stay(tmp_path: Path) -> None:
         assert reader._table.frames[0] != reader._table.starts[0]
 
 
-def test_recordings_joined_end_to_end(video: Video, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("first", "second"), [("h264.ts", "opengop-h264.ts"), ("late.ts", "opengop-h264.ts")])
+def test_recordings_joined_end_to_end(video: Video, tmp_path: Path, first: str, second: str) -> None:
     joined = tmp_path / "joined.ts"
-    joined.write_bytes(video("h264.ts").read_bytes() + video("opengop-h264.ts").read_bytes())
+    joined.write_bytes(video(first).read_bytes() + video(second).read_bytes())
     assert numbers_read(joined) == [*range(30), *range(44)]
     with VideoReader(joined) as reader:
         np.testing.assert_allclose(np.diff(reader.timestamps_seconds), 0.04, atol=1e-3)
