@@ -28,7 +28,7 @@ from side4video.data.sampling import FrameSampler
 from side4video.data.transforms import TestTransform
 from side4video.errors import CheckpointError, InputError
 from side4video.tasks.recognition import VideoClassifier
-from side4video.training.checkpoint import METRICS, RunFolder
+from side4video.training.checkpoint import METRICS, RunFolder, writing
 from side4video.training.evaluate import EvaluationResult, evaluate
 from side4video.training.files import read_json, write_bytes
 from side4video.training.runtime import Runtime, start
@@ -130,9 +130,10 @@ def write_outputs(result: Evaluation, *, report: Path, scores: Path) -> None:
     """Write the report page and the table of scores.
 
     Raises:
-        OSError: a file cannot be written; what was there before still is.
+        TrainingError: a file cannot be written; what was there before still is.
     """
-    write_scores(scores, result.rows, result.class_names)
+    with writing(scores.parent):
+        write_scores(scores, result.rows, result.class_names)
     hardest = sorted(range(len(result.rows)), key=lambda number: _own_score(result, number))[:NUM_HARDEST]
     data = ReportData(
         title=result.title,
@@ -149,7 +150,9 @@ def write_outputs(result: Evaluation, *, report: Path, scores: Path) -> None:
         settings=[(key, _shown(result.settings, key)) for key in known_settings()],
         footer=f"side4video {__version__}, {time.strftime('%Y-%m-%d %H:%M')}, {result.seconds:.0f} s",
     )
-    write_bytes(report, render_report(data).encode())
+    page = render_report(data).encode()
+    with writing(report.parent):
+        write_bytes(report, page)
 
 
 def _manifest(

@@ -51,6 +51,7 @@ COMMANDS = (
     Command("train", "train a side network on your clips, beside a frozen image model", "side4video.cli.train"),
     Command("evaluate", "accuracy, confusion, a report page and the scores of every clip", "side4video.cli.evaluate"),
     Command("predict", "name the action in video files", "side4video.cli.predict"),
+    Command("plan", "will it fit, how long will it take, what to change; before any download", "side4video.cli.plan"),
     Command("doctor", "find what is wrong with a data set before training does", "side4video.cli.doctor"),
     Command("backbones", "list the image models that can be used", "side4video.cli.backbones"),
 )

@@ -43,6 +43,7 @@ class CommandParser(ArgumentParser):
         self._takes_no_value: set[str] = {"-h", "--help"}
         self._flags: list[str] = ["--help"]
         self._settings: dict[str, str] = {}
+        self._keys: set[str] = set()
 
     def add_switch(self, *names: str, help: str) -> None:
         """An option without a value."""
@@ -74,6 +75,9 @@ class CommandParser(ArgumentParser):
         }
         for dotted, field in known_settings().items():
             if only is not None and dotted not in only:
+                continue
+            self._keys.add(dotted)
+            if f"--{dotted}" in self._flags:  # the command has an option of this name: the setting is key=value only
                 continue
             names = [f"--{dotted}", *([aliases[dotted]] if dotted in aliases else [])]
             short_flag = f"Short: {aliases[dotted]}. " if dotted in aliases else ""
@@ -125,7 +129,7 @@ class CommandParser(ArgumentParser):
 
     def _unknown_key(self, key: str) -> str:
         if key in known_settings():
-            allowed = ", ".join(dict.fromkeys(self._settings.values()))
+            allowed = ", ".join(name for name in known_settings() if name in self._keys)
             return f"setting '{key}' cannot be changed here; these can: {allowed}"
         return unknown_setting(key)
 
@@ -145,11 +149,12 @@ class CommandParser(ArgumentParser):
                 positional.extend(rest)
                 break
             name, equals, value = word.partition("=")
-            if self._settings and not word.startswith("-") and is_override(word):
-                name = f"--{name}"
-                if name not in self._settings:
-                    raise ConfigError(self._unknown_key(name.removeprefix("--")))
-            elif not word.startswith("-") or word == "-":
+            if self._keys and not word.startswith("-") and is_override(word):
+                if name not in self._keys:
+                    raise ConfigError(self._unknown_key(name))
+                overrides[name] = value
+                continue
+            if not word.startswith("-") or word == "-":
                 positional.append(word)
                 continue
             takes_value = name in self._flags and name not in self._takes_no_value
