@@ -45,5 +45,9 @@ bench: $(BIN)/.installed-bench  ## measure decoding and training speed; results 
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/train_step.py
 
+smoke: $(BIN)/.installed  ## real photographs, real weights: needs downloads; PHOTOS=DIR for photographs of your own
+	$(BIN)/python scripts/fetch_smoke_inputs.py --into .smoke $(if $(PHOTOS),--weights-only)
+	$(BIN)/python benchmarks/camera_motion.py --work .smoke $(if $(PHOTOS),--photos "$(PHOTOS)")
+
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache build dist site
