@@ -3,7 +3,8 @@
 Retrieval adds something to each frame before it is projected. Where the tower takes the class token through a norm and
 a linear map (CLIP, EVA02-CLIP), the side feature joins the class token and copies of both train. Where it pools
 otherwise (SigLIP's attention pool, averages), the frozen embedding is finished as it is and the side feature joins it
-in the joint space. Either way, adding zero gives the frozen model's own embedding.
+in the joint space. Either way, adding zero gives the frozen model's own embedding. Copies start from the weights as the
+backbone holds them: in bf16 they have lost bits that the checkpoint may have had.
 
 Shapes: E, joint width; W, width of what is added: D for a class token, E in the joint space.
 """
