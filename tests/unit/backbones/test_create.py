@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +102,17 @@ def test_another_input_size_and_every_shape_besides() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:timm")
-def test_relative_positions_are_resampled_once_and_the_hash_is_the_checkpoints(tmp_path: Path) -> None:
-    torch.manual_seed(2)
-    model = timm.create_model("test_vit_relpos", pretrained=False)
-    torch.save(model.state_dict(), tmp_path / "x.pt")
-    own = create_backbone("timm:test_vit_relpos", weights=str(tmp_path / "x.pt"), precision="fp32")
-    other = create_backbone("timm:test_vit_relpos", weights=str(tmp_path / "x.pt"), image_size=(96, 64))
+def test_relative_positions_are_resampled_once_and_the_hash_is_the_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "beit_base_patch16_224"
+    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, depth=2))
+    torch.save(timm.create_model(name, pretrained=False).state_dict(), tmp_path / "x.pt")
+    own = create_backbone(f"timm:{name}", weights=str(tmp_path / "x.pt"), precision="fp32")
+    other = create_backbone(f"timm:{name}", weights=str(tmp_path / "x.pt"), image_size=(96, 64), precision="fp32")
     assert other.grid((96, 64)) == (6, 4)
+    tables = [b.trunk.model.blocks[0].attn.relative_position_bias_table for b in (own, other)]
+    assert tables[0].shape != tables[1].shape
     assert other.content_hash() == own.content_hash()
     (layer,) = other.stream(clip_of(other), [1])
     assert layer.patches_BTND.shape[2] == 24
