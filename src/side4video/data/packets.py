@@ -261,14 +261,12 @@ def _set_order(table: PacketTable, order: list[int], codec: str) -> None:
 def _pts_can_be_trusted(table: PacketTable, stream: VideoStream, name: str) -> bool:
     shown = [p for p, discard in zip(table.pts, table.discards, strict=True) if not discard]
     known = [d for d in table.dts if d is not None]
-    first_key = table.keys.index(True)
-    first_shown = table.pts[first_key]
+    first_shown = table.pts[table.keys.index(True)]
     return (
         None not in table.pts
         and len(set(shown)) == len(shown)
         and all(a < b for a, b in pairwise(known))
-        # before the first key frame, in either order: perhaps not decodable
-        and first_key == 0
+        # what is shown before the first key frame is perhaps not decodable
         and first_shown == min(p for p in table.pts if p is not None)
         # two fields may come in two packets, and make one frame
         and (name == MP4 or is_progressive(stream.codec_context))
