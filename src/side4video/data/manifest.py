@@ -59,7 +59,8 @@ def read_manifest(
     if not os.path.exists(path):  # noqa: PTH110 - unlike Path.exists, no error for a name that the system refuses
         raise DataError(f"{shown(path)}: no such file or folder")
     kind = _detect(path) if format == "auto" else format
-    base = Path(root) if root is not None else (path if kind == "folder" else path.parent)
+    # the clips of a folder are found, not listed: their paths already start where the folder's does
+    base = Path() if kind == "folder" else path.parent if root is None else Path(root)
     raw = _read(kind, path, base, empty_classes=class_names is not None)
     if not raw:
         raise DataError(f"{shown(path)} lists no clips")

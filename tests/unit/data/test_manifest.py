@@ -43,6 +43,15 @@ def test_folder_of_class_folders(tmp_path: Path) -> None:
     assert all(record.frame_pattern is None for record in manifest.records)
 
 
+def test_folder_named_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _touch(tmp_path / "clips", "run/a.mp4", "hop/b.mp4")
+    monkeypatch.chdir(tmp_path)
+    for root in (None, tmp_path / "elsewhere"):
+        paths = [record.path for record in read_manifest("clips", root=root).records]
+        assert paths == ["clips/hop/b.mp4", "clips/run/a.mp4"]
+        assert all(Path(path).is_file() for path in paths)
+
+
 def test_frame_folders_are_one_clip_each(tmp_path: Path) -> None:
     _touch(tmp_path, "run/one/img_00001.jpg", "run/one/img_00002.jpg", "hop/two/img_00001.jpg", "hop/v.mp4")
     manifest = read_manifest(tmp_path, frame_pattern="img_{:05d}.jpg")
