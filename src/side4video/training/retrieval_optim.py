@@ -1,9 +1,10 @@
-"""The optimiser of retrieval: Adam without bias correction, gradients clipped twice, and its warm-up cosine.
+"""The optimiser of retrieval: Adam without bias correction, clipped gradients, and its warm-up cosine.
 
-In each step the gradient's global norm is clipped to 1, then each tensor's norm to 1 again. Moments are not corrected
-for their start at zero, and weight decay is added to Adam's update, so that the rate multiplies both. The side network
-and what compares captions with videos train at the full rate; what comes from the image-text model (text tower, last
-norm and projection of the image tower, `logit_scale`) at a small share of it.
+In each step the gradient's global norm is clipped to 1. (The released code then clips every tensor's norm to 1 again;
+none can be larger by then.) Moments are not corrected for their start at zero, and weight decay is added to Adam's
+update, so that the rate multiplies both. The side network and what compares captions with videos train at the full
+rate; what comes from the image-text model (text tower, last norm and projection of the image tower, `logit_scale`) at
+a small share of it.
 
 Source: Side4Video, arXiv:2311.15769, released code, retrieval (its BertAdam and its parameter groups). The rate is a
 function of the step, set from outside, where the released optimiser counts steps itself; the curve is the same.
@@ -26,9 +27,9 @@ CLIP_EPS = 1e-6
 
 
 class RetrievalAdam(torch.optim.Optimizer):
-    """The released optimiser. `max_norm` bounds the gradient of all parameters together, then of each tensor.
+    """The released optimiser. `max_norm` bounds the gradient of all parameters together; `None` switches that off.
 
-    `None` switches the clipping off. Groups may have their own `lr` and `weight_decay`.
+    Groups may have their own `lr` and `weight_decay`.
 
     Raises:
         ValueError: negative rates, decays or eps, betas outside 0..1, or a `max_norm` that is not positive.
@@ -72,8 +73,6 @@ class RetrievalAdam(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     grad = parameter.grad if scale is None else parameter.grad * scale
-                    if self.max_norm is not None:
-                        grad = grad * _clip_factor(torch.linalg.vector_norm(grad), self.max_norm)
                     self._update(parameter, grad, group)
         return loss
 
@@ -95,7 +94,7 @@ class RetrievalAdam(torch.optim.Optimizer):
         if self.max_norm is None or not grads:
             return None
         norms = torch.stack([torch.linalg.vector_norm(grad).to(grads[0].device) for grad in grads])
-        return _clip_factor(torch.linalg.vector_norm(norms), self.max_norm)
+        return (self.max_norm / (torch.linalg.vector_norm(norms) + CLIP_EPS)).clamp(max=1.0)
 
 
 def retrieval_rate(step: int, total_steps: int, *, lr: float = 1e-4, warmup: float = 0.1) -> float:
@@ -151,7 +150,3 @@ def make_retrieval_optimizer(groups: list[ParameterGroup], *, max_norm: float | 
         lr=0.0,
         max_norm=max_norm,
     )
-
-
-def _clip_factor(norm: Tensor, max_norm: float) -> Tensor:
-    return (max_norm / (norm + CLIP_EPS)).clamp(max=1.0)

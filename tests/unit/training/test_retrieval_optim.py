@@ -1,4 +1,4 @@
-"""The retrieval optimiser: both clippings, decay, state that resumes, and values that it refuses."""
+"""The retrieval optimiser: clipping, decay, state that resumes, and values that it refuses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def slow_step(p: torch.Tensor, grad: torch.Tensor, total: float, *, lr: float, d
     return p - lr * (mean / (square.sqrt() + 1e-6) + decay * p)
 
 
-def test_global_norm_is_clipped_first_then_each_tensor() -> None:
+def test_one_step_equals_the_released_steps_with_both_clippings() -> None:
     parameters = make_parameters()
     before = [p.detach().clone() for p in parameters]
     total = math.sqrt(sum(float(p.grad.norm()) ** 2 for p in parameters if p.grad is not None))
