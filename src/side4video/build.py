@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from side4video.data.records import Manifest
 from side4video.data.sampling import FrameSampler
 from side4video.data.transforms import PixelFormat, TestTransform, TrainTransform
 from side4video.errors import CheckpointError, ConfigError, InputError
+from side4video.memory.estimate import StepEstimate, estimate_step
+from side4video.side.network import MemoryMode
 from side4video.side.spec import Dialect, SideSpec, resolve_taps
 from side4video.tasks.recognition import VideoClassifier
 from side4video.training.checkpoint import RunFolder
@@ -320,6 +322,34 @@ def load_run(
     except CheckpointError as error:
         raise CheckpointError(f"{folder.path}: {error}") from error
     return model.to(own.device if device is None else device).eval()
+
+
+def estimate_run(settings: RunSettings, num_classes: int) -> Callable[[MemoryMode, int], StepEstimate]:
+    """A function of memory mode and batch size that estimates a training step of these settings; nothing is loaded.
+
+    Raises:
+        BackboneError: unknown, or without patch tokens.
+        ConfigError: side settings that do not fit the backbone.
+    """
+    wanted = settings.backbone
+    autocast = {"fp32": None, "fp16": torch.float16}.get(settings.train.precision, torch.bfloat16)
+
+    def estimate(memory: MemoryMode, batch_size: int) -> StepEstimate:
+        with torch.device("meta"):
+            backbone = create_backbone(
+                wanted.name, image_size=wanted.image_size, precision=wanted.precision, device="meta"
+            )
+            spec = build_spec(settings.side, backbone)
+            model = VideoClassifier(backbone, num_classes, side=spec, memory=memory, frame_slice=wanted.frame_slice)
+        return estimate_step(
+            model,
+            batch_size=batch_size,
+            num_frames=settings.data.num_frames,
+            image_size=backbone.preprocessing.image_size,
+            autocast=autocast,
+        )
+
+    return estimate
 
 
 def _dialect(settings: SideSettings, backbone: FrozenBackbone) -> Dialect:

@@ -143,6 +143,13 @@ class DataSettings(Settings):
     broken_tolerance: float = Field(default=0.05, ge=0, le=1)
     """Largest share of training videos that may be unreadable before training stops."""
 
+    @field_validator("workers")
+    @classmethod
+    def _not_negative(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 0:
+            raise ValueError(f"must be 0 or more, or auto; got {value}")
+        return value
+
     @field_validator("crop_area", "crop_aspect")
     @classmethod
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
@@ -207,6 +214,13 @@ class TrainSettings(Settings):
     """Stop after so many validations without a better top-1."""
     loggers: list[Literal["csv", "tensorboard", "wandb"]] = ["csv", "tensorboard"]
     """Where to write the curves."""
+
+    @field_validator("devices")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"must be 1 or more, or auto; got {value}")
+        return value
 
 
 class RunSettings(Settings):

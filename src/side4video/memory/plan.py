@@ -1,0 +1,138 @@
+"""Will a run fit, how long will it take, and what to change: several estimates, put in order.
+
+What is asked for comes first. Around it stand the other memory modes at the same batch size, and the largest batch of
+each. Everything is of one process on one card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from side4video.errors import InputError
+from side4video.memory.cards import Card
+from side4video.memory.estimate import StepEstimate
+from side4video.side.network import MemoryMode
+
+# what a process takes of a card beside its tensors: the driver's context, libraries' workspaces, fragments
+RESERVED_BYTES = 700 * 2**20
+MODES: tuple[MemoryMode, ...] = get_args(MemoryMode)
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+# memory mode, batch size -> estimate
+Estimator = Callable[[MemoryMode, int], StepEstimate]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Settings that could be used instead, and what they would need."""
+
+    memory: MemoryMode
+    batch_size: int
+    peak_bytes: int
+    flops_step: int
+    fits: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        return {
+            "settings": {"memory": self.memory, "data.batch_size": self.batch_size},
+            "peak_bytes": self.peak_bytes,
+            "gflops_step": self.flops_step / 1e9,
+            "fits": self.fits,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The estimate of what was asked for, and other choices, best first. Without a budget everything fits."""
+
+    asked: Choice
+    estimate: StepEstimate
+    choices: tuple[Choice, ...]
+    budget_bytes: int | None
+    card: Card | None
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Time of a step on the card; `None` without one."""
+        return None if self.card is None else self.estimate.seconds(self.card)
+
+
+def make_plan(
+    estimate: Estimator,
+    *,
+    memory: MemoryMode,
+    batch_size: int,
+    budget_bytes: int | None = None,
+    card: Card | None = None,
+) -> Plan:
+    """Estimate what is asked for and what else there is. Without a budget, the card's memory is the budget.
+
+    The peak is a straight line in the batch size (each clip adds the same), so two estimates give a mode's largest
+    batch; that one is then estimated itself.
+    """
+    if budget_bytes is None and card is not None:
+        budget_bytes = int(card.memory_gib * 2**30)
+    found = {mode: estimate(mode, batch_size) for mode in MODES}
+    choices: list[Choice] = []
+    for mode in MODES:
+        if mode != memory:
+            choices.append(_choice(found[mode], mode, batch_size, budget_bytes))
+        if budget_bytes is not None:
+            largest = _largest_batch(estimate, mode, batch_size, found[mode], budget_bytes)
+            # a clip more or less is no choice
+            if largest is not None and abs(largest.batch_size - batch_size) > batch_size // 8:
+                choices.append(largest)
+    asked = _choice(found[memory], memory, batch_size, budget_bytes)
+    return Plan(asked, found[memory], tuple(_best_first(choices, asked)), budget_bytes, card)
+
+
+def parse_bytes(text: str) -> int:
+    """A number of bytes from text such as `12GB` (powers of ten), `11.5 GiB` (powers of two) or `800MB`.
+
+    Raises:
+        InputError: not such a text, or not positive.
+    """
+    plain = text.strip().lower().replace(" ", "")
+    number = plain.rstrip("abcdefghijklmnopqrstuvwxyz")
+    unit = plain[len(number) :]
+    try:
+        value = float(number) * _UNITS[unit]
+    except (KeyError, ValueError):
+        raise InputError(f"memory: must be a size such as 12GB, 11.5GiB or 800MB; got {text!r}") from None
+    if not 0 < value < 2**60:
+        raise InputError(f"memory: must be a size above zero, such as 12GB; got {text!r}")
+    return int(value)
+
+
+def _choice(estimate: StepEstimate, memory: MemoryMode, batch_size: int, budget_bytes: int | None) -> Choice:
+    fits = budget_bytes is None or estimate.peak_bytes + RESERVED_BYTES <= budget_bytes
+    return Choice(memory, batch_size, estimate.peak_bytes, estimate.flops_step, fits)
+
+
+def _largest_batch(
+    estimate: Estimator, memory: MemoryMode, batch_size: int, at_batch: StepEstimate, budget_bytes: int
+) -> Choice | None:
+    """The largest batch of a mode that fits; `None` when not even one clip does."""
+    other = batch_size * 2 if batch_size == 1 else 1
+    slope = (at_batch.peak_bytes - estimate(memory, other).peak_bytes) / (batch_size - other)
+    room = budget_bytes - RESERVED_BYTES - at_batch.peak_bytes
+    largest = batch_size + int(room // max(slope, 1.0))
+    while largest >= 1:
+        choice = _choice(estimate(memory, largest), memory, largest, budget_bytes)
+        if choice.fits:
+            return choice
+        largest = min(largest - 1, int(largest * 0.97))  # the line is not exact: step back until it fits
+    return None
+
+
+def _best_first(choices: list[Choice], asked: Choice) -> list[Choice]:
+    """What fits before what does not; then the batch nearest to the one asked for, from below; then less arithmetic."""
+
+    def badness(choice: Choice) -> tuple[bool, int, float]:
+        short = max(0, asked.batch_size - choice.batch_size)
+        return not choice.fits, short, choice.flops_step / choice.batch_size
+
+    return sorted(choices, key=badness)
