@@ -50,6 +50,10 @@ REFUSED = frozenset(
 """Pairs that the container's muxer, or its format, does not allow."""
 
 
+NOTHING_CODED = b"\x00\x00\x01\xb6\x50\xcf"
+"""An MPEG-4 P-picture that says "as before": decoders give no frame for it (25 time units a second)."""
+
+
 @dataclass(frozen=True)
 class Asset:
     """One test video."""
@@ -260,7 +264,7 @@ def pack_bframes(source: Path, target: Path) -> None:
             if data[at + 4] >> 6 == 2:
                 before, was_key = packed[-1]
                 packed[-1] = before + data, was_key
-                packed.append((b"\x00\x00\x01\xb6\x51\x30\xc3\x1f"[:7], False))
+                packed.append((NOTHING_CODED, False))
             else:
                 # the mark by which decoders know the packed form stands before the first picture of a GOP
                 mark = b"\x00\x00\x01\xb2DivX503b1393p" if is_key else b""
@@ -271,6 +275,20 @@ def pack_bframes(source: Path, target: Path) -> None:
             packet.is_keyframe = is_key
             packet.time_base = stream.time_base
             packet.stream = copy
+            new.mux_one(packet)
+
+
+def insert_placeholder(source: Path, target: Path, place: int) -> None:
+    """An avi of MPEG-4 without B-frames, with a picture in which nothing is coded before packet number `place`."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = old.streams.video[0]
+        contents = [(bytes(p), p.is_keyframe) for p in old.demux(stream) if p.size]
+        contents.insert(place, (NOTHING_CODED, False))
+        copy = new.add_stream_from_template(stream)
+        for time, (data, is_key) in enumerate(contents):
+            packet = av.Packet(data)
+            packet.pts = packet.dts = time
+            packet.time_base, packet.is_keyframe, packet.stream = stream.time_base, is_key, copy
             new.mux_one(packet)
 
 

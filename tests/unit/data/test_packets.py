@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assets.make_assets import Asset, cut_by_edit_list, encode, hide_vp8_frame, pack_bframes, read_number, remux
+from assets.make_assets import (
+    Asset,
+    cut_by_edit_list,
+    encode,
+    hide_vp8_frame,
+    insert_placeholder,
+    pack_bframes,
+    read_number,
+    remux,
+)
 from side4video.data import packets as packets_module
 from side4video.data.containers import open_container, video_stream
 from side4video.data.decode import VideoReader
@@ -32,8 +42,12 @@ def numbers_read(path: Path, **limits: int) -> list[int]:
 
 
 def frames_in_sequence(path: Path) -> list[av.VideoFrame]:
+    frames: list[av.VideoFrame] = []
     with av.open(str(path)) as container:
-        return list(container.decode(video=0))
+        for packet in container.demux(video=0):
+            with contextlib.suppress(av.error.InvalidDataError):  # before the first key frame
+                frames += packet.decode()
+    return frames
 
 
 @pytest.mark.parametrize(("name", "hidden"), [("h264.mp4", 7), ("hevc.mp4", 17), ("mpeg4.mp4", 4), ("vp9.mp4", 13)])
@@ -62,7 +76,8 @@ def test_packed_bframes_need_no_decoding_for_their_order(tmp_path: Path, monkeyp
             np.testing.assert_allclose(reader.timestamps_seconds, np.arange(30) / 25, atol=1e-6)
 
 
-def test_repeated_time_stamps(video: Video, tmp_path: Path) -> None:
+@pytest.mark.parametrize("container", ["mkv", "mp4", "ts"])
+def test_repeated_time_stamps(video: Video, tmp_path: Path, container: str) -> None:
     latest: list[int] = []
 
     def repeat(ordinal: int, packet: av.Packet) -> bool:
@@ -72,11 +87,17 @@ def test_repeated_time_stamps(video: Video, tmp_path: Path) -> None:
         latest.append(max([packet.pts, *latest]))
         return True
 
-    remux(video("h264.mkv"), tmp_path / "twice.mkv", repeat)
-    with av.open(str(tmp_path / "twice.mkv")) as container:
-        times = [packet.pts for packet in container.demux(video=0) if packet.size]
+    path = tmp_path / f"twice.{container}"
+    remux(video(f"h264.{container}"), path, repeat)
+    with av.open(str(path)) as opened:
+        times = [packet.pts for packet in opened.demux(video=0) if packet.size]
     assert len(set(times)) < len(times), "nothing was repeated"
-    assert numbers_read(tmp_path / "twice.mkv") == list(range(30))
+    assert numbers_read(path) == list(range(30))
+
+
+def test_pictures_in_which_nothing_is_coded_are_no_frames(video: Video, tmp_path: Path) -> None:
+    insert_placeholder(video("nobframes.avi"), tmp_path / "v.avi", 7)
+    assert numbers_read(tmp_path / "v.avi") == list(range(30))
 
 
 def test_missing_times_are_not_made_up(video: Video) -> None:
@@ -96,6 +117,7 @@ def test_missing_times_are_not_made_up(video: Video) -> None:
         ("opengop-hevc.mkv", 6, 10),
         ("mpeg4.mkv", 5, 12),
         ("mpeg4.avi", 5, 12),
+        ("vp9.webm", 5, 12),
         ("mpeg2.ts", 5, 12),
         ("nobframes.avi", 5, 13),
     ],
@@ -135,6 +157,17 @@ def test_recordings_joined_end_to_end(video: Video, tmp_path: Path, first: str, 
     assert numbers_read(joined) == [*range(30), *range(44)]
     with VideoReader(joined) as reader:
         np.testing.assert_allclose(np.diff(reader.timestamps_seconds), 0.04, atol=1e-3)
+
+
+def test_recordings_whose_times_interleave(video: Video, tmp_path: Path) -> None:
+    def later(_: int, packet: av.Packet) -> bool:
+        packet.pts, packet.dts = packet.pts + 48600, packet.dts + 48600  # 0.54 s, between the frames of the first
+        return True
+
+    remux(video("opengop-h264.ts"), tmp_path / "later.ts", later)
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(video("h264.ts").read_bytes() + (tmp_path / "later.ts").read_bytes())
+    assert numbers_read(joined) == [*range(30), *range(44)]
 
 
 def test_a_change_of_size_is_scaled_to_the_first_frame(video: Video, tmp_path: Path) -> None:
@@ -191,6 +224,9 @@ def test_times_without_presentation_times() -> None:
     assert timestamps(table, "h264").tolist() == [0, 7, 14]
     table = PacketTable(pts=[5, 15, 2, 12], dts=[5, 15, 2, 12], durations=[10] * 4, frames=[0, 1, 2, 3])
     assert timestamps(table, "mpegts").tolist() == [5, 15, 25, 35]
+    # avi knows the times of decoding only, and FFmpeg may pass them on as times of display
+    table = PacketTable(pts=[0, 10, 20], dts=[0, 10, 20], durations=[10] * 3, frames=[0, 2, 1])
+    assert timestamps(table, "avi").tolist() == [0, 10, 20]
 
 
 def test_start_is_the_last_key_frame_before_in_both_orders() -> None:
