@@ -31,8 +31,9 @@ from side4video.config.schema import RunSettings
 from side4video.side import SideSpec
 from side4video.tasks.recognition import VideoClassifier
 from side4video.training import files
-from side4video.training.fit import FitResult, TrainingData, fit
+from side4video.training.fit import fit
 from side4video.training.runtime import start
+from side4video.training.values import FitResult, TrainingData
 
 NUM_CLASSES = 3
 NUM_FRAMES = 4

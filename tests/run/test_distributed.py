@@ -68,7 +68,8 @@ def test_two_processes_with_half_the_batch_train_like_one(tmp_path: Path, norm: 
     for row, twin in zip(history(one), history(two), strict=True):
         assert row["step"] == twin["step"]
         assert twin["train_loss"] == pytest.approx(row["train_loss"], rel=1e-5)
-        assert twin["val_loss"] == pytest.approx(row["val_loss"], rel=1e-4)
+        # running means lag behind biases that rounding moves (see above), and validation uses them
+        assert twin["val_loss"] == pytest.approx(row["val_loss"], rel=1e-5 if norm == "layer" else 5e-3)
         assert twin["val_top1"] == row["val_top1"]
 
 

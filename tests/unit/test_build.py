@@ -28,7 +28,7 @@ from side4video.config.load import load_settings
 from side4video.config.schema import DataSettings, RunSettings, SideSettings
 from side4video.data.transforms import PixelFormat
 from side4video.errors import CheckpointError, ConfigError, DataError
-from side4video.training.fit import FitResult
+from side4video.training.values import FitResult
 
 PIXELS = PixelFormat((64, 64), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 

@@ -15,7 +15,7 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ PREFETCH = 2
 """Batches that each worker prepares ahead."""
 _SHARED_MEMORY = Path("/dev/shm")
 _BYTES_PER_VALUE = 4
+_SECONDS_AFTER_SIGTERM = 2
 _logger = logging.getLogger(__name__)
 
 StartMethod = Literal["fork", "spawn", "forkserver"]
@@ -118,7 +119,8 @@ class ClipLoader:
     """Iterable of batches, made by worker processes that start with the first pass.
 
     `seek` sets where the next pass begins. With `persistent` the workers wait for the next pass, and end with `close`
-    or with the loader; else they end with each pass, also one that is left early. Passes do not nest.
+    or with the loader; else they end with each pass, also one that is left early. Passes do not nest. `collate_fn`
+    makes a batch of items where these are no clips with labels (see `CaptionLoader`).
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class ClipLoader:
         start_method: StartMethod | None = None,
         pin_memory: bool = False,
         persistent: bool = True,
+        collate_fn: Callable[[Any], Any] | None = None,
     ) -> None:
         if workers != "auto" and workers < 0:
             raise InputError(f"workers must be 'auto' or at least 0; got {workers}")
@@ -142,6 +145,7 @@ class ClipLoader:
         self._start_method = start_method
         self._pin_memory = pin_memory
         self._persistent = persistent
+        self._collate = collate_fn or partial(collate, clip_shape=dataset.clip_shape)
         self._loader: DataLoader[Any] | None = None
 
     @property
@@ -178,7 +182,7 @@ class ClipLoader:
             self.dataset,
             batch_sampler=self.sampler,
             num_workers=self.num_workers,
-            collate_fn=partial(collate, clip_shape=self.dataset.clip_shape),
+            collate_fn=self._collate,
             pin_memory=self._pin_memory,
             worker_init_fn=_start_worker if many else None,
             multiprocessing_context=self._start_method if many else None,
@@ -285,6 +289,11 @@ def _fit_shared_memory(workers: int, batch_bytes: int) -> tuple[int, int]:
 
 
 def _start_worker(_worker: int) -> None:
-    """Ctrl-C reaches the whole process group; the main process decides what it means."""
+    """Ctrl-C and SIGTERM reach the whole process group; the main process decides what they mean, and ends its workers.
+
+    After SIGTERM a worker goes on for a moment, in which the main process can get the batch that it waits for.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_SECONDS_AFTER_SIGTERM))
     torch.set_num_threads(1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from side4video.batch import BrokenClip, VideoBatch
 from side4video.errors import DataError, TrainingError
@@ -17,6 +17,7 @@ from side4video.tasks.recognition import VideoClassifier
 from side4video.training.runtime import Runtime
 
 METRIC_STATE = ("indices", "views", "labels", "scores")
+Batch = TypeVar("Batch")
 
 
 class EvaluationStopped(Exception):  # noqa: N818 - a wish, not an error
@@ -67,8 +68,8 @@ def evaluate(
     metrics = RecognitionMetrics(model.head.out_features)
     broken: dict[int, BrokenClip] = {}
     device = model.head.weight.device
-    with _eval_mode(model), torch.no_grad():
-        for batch in _in_step(loader, runtime, should_stop):
+    with eval_mode(model), torch.no_grad():
+        for batch in in_step(loader, runtime, should_stop):
             broken.update((clip.index, clip) for clip in batch.broken)
             if len(batch):
                 batch_there = batch.to(device, non_blocking=True)
@@ -95,13 +96,22 @@ def evaluate(
     return EvaluationResult(metrics.compute(), float(loss), indices_V, labels_V, scores_VK, listed)
 
 
-def _in_step(
-    loader: Iterable[VideoBatch], runtime: Runtime | None, should_stop: Callable[[], bool] | None
-) -> Iterator[VideoBatch]:
-    """The batches of this process, going round by round with the others, so that all agree when to stop."""
+def in_step(
+    loader: Iterable[Batch], runtime: Runtime | None, should_stop: Callable[[], bool] | None
+) -> Iterator[Batch]:
+    """The batches of this process, going round by round with the others, so that all agree when to stop.
+
+    Raises:
+        EvaluationStopped: `should_stop` said so in one of the processes.
+    """
     batches = iter(loader)
     while True:
-        batch = next(batches, None)
+        try:
+            batch = next(batches, None)
+        except RuntimeError:
+            if should_stop is None or not should_stop():
+                raise
+            batch = None  # the signal that asks to stop has ended the loader's workers
         wanted = float(should_stop is not None and should_stop())
         more, stop = (float(batch is not None), wanted) if runtime is None else runtime.sum([batch is not None, wanted])
         if stop:
@@ -122,14 +132,20 @@ def _merged(
     merged = RecognitionMetrics(metrics.num_classes)
     for rank in range(runtime.world_size):
         merged.merge(RecognitionMetrics.from_state({name: gathered[name][rank] for name in METRIC_STATE}))
+    return merged, gather_broken(broken, runtime)
+
+
+def gather_broken(broken: dict[int, BrokenClip], runtime: Runtime) -> dict[int, BrokenClip]:
+    """The broken records of all processes, by their numbers."""
     everywhere: dict[int, BrokenClip] = {}
     for part in runtime.gather_json([[clip.index, clip.path, clip.reason] for clip in broken.values()]):
         everywhere.update((index, BrokenClip(index, path, reason)) for index, path, reason in part)
-    return merged, everywhere
+    return everywhere
 
 
 @contextmanager
-def _eval_mode(model: VideoClassifier) -> Generator[None]:
+def eval_mode(model: nn.Module) -> Generator[None]:
+    """Inside, the model is in eval mode; afterwards as before."""
     was_training = model.training
     model.eval()
     try:

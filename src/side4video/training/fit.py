@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from itertools import count as counting
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,40 +37,9 @@ from side4video.training.signals import StopSignals
 from side4video.training.state import Progression, restore_weights, seeded
 from side4video.training.step import TrainStep, batch_generator
 from side4video.training.sync_norm import synced_batch_norms
+from side4video.training.values import FitResult, TrainingData
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a process trains and validates on.
-
-    `seek(epoch, batch)` sets where the next pass over `train_loader` begins; every process has `batches_per_epoch`
-    batches. `num_train` counts the training videos of all processes. `fingerprint` is equal for equal data sets.
-    """
-
-    train_loader: Iterable[VideoBatch]
-    val_loader: Iterable[VideoBatch] | None
-    seek: Callable[[int, int], None]
-    batches_per_epoch: int
-    num_train: int
-    fingerprint: str = ""
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """How training went. `top1` is the best validation top-1 (null without validation), `broken` the training videos
-    that could not be read. Only the process with `is_main` should tell the user."""
-
-    out: Path
-    epochs: int
-    steps: int
-    top1: float | None
-    best_epoch: int | None
-    history: tuple[dict[str, Any], ...]
-    broken: tuple[BrokenClip, ...]
-    seconds: float
-    is_main: bool
 
 
 def fit(
@@ -179,10 +149,10 @@ class _Loop:
         total, accumulate = self.data.batches_per_epoch, self.optim.accumulate
         contributions = 0
         if self.at.batch < total:
-            self.data.seek(self.at.epoch, self.at.batch)
-            for index, batch in enumerate(self.data.train_loader, self.at.batch):
+            for index, batch in self._batches():
                 starts, ends = index % accumulate == 0, (index + 1) % accumulate == 0 or index + 1 == total
                 clips, empty = self._agree(batch, may_stop=starts)
+                assert batch is not None
                 contributions = 0 if starts else contributions
                 in_step = min(accumulate, total - index // accumulate * accumulate)
                 contributions += self._backward(batch, index, clips, empty, ends=ends, in_step=in_step)
@@ -190,6 +160,23 @@ class _Loop:
                     self._step_optimizer(index, contributions)
         assert self.at.batch == total, f"the loader gave {self.at.batch} batches, not {total}"
         self._agree(None)
+
+    def _batches(self) -> Iterator[tuple[int, VideoBatch | None]]:
+        """The batches of the epoch from here on, numbered; `None` when the signal to stop has ended the workers."""
+        self.data.seek(self.at.epoch, self.at.batch)
+        batches = iter(self.data.train_loader)
+        for index in counting(self.at.batch):
+            try:
+                batch = next(batches, None)
+            except RuntimeError:
+                # inside a step there is nothing to save: what was saved last stays
+                if self.signals.received is None or index != self.at.batch:
+                    raise
+                yield index, None
+                return
+            if batch is None:
+                return
+            yield index, batch
 
     def _backward(self, batch: VideoBatch, index: int, clips: float, empty: float, *, ends: bool, in_step: int) -> int:
         """Add this batch's gradient; 1 when any process had clips for it."""

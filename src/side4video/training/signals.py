@@ -11,6 +11,9 @@ from typing import Any
 class StopSignals:
     """Inside the `with`, the first SIGINT or SIGTERM is only noted in `received`; a second SIGINT interrupts at once.
 
+    A signal to the whole process group ends data workers too. From then on their end is no error by itself: torch would
+    raise one wherever the main process is, also while it saves.
+
     Outside the main thread, where Python has no signals, it does nothing.
     """
 
@@ -20,6 +23,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
+            self._previous[signal.SIGCHLD] = signal.getsignal(signal.SIGCHLD)
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._note)
         return self
@@ -33,3 +37,4 @@ class StopSignals:
         if number == signal.SIGINT and self.received == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)

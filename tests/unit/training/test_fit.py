@@ -20,8 +20,9 @@ from side4video.training import fit as fit_module
 from side4video.training.checkpoint import RunFolder
 from side4video.training.ema import MovingAverage
 from side4video.training.files import read_tensors
-from side4video.training.fit import FitResult, fit
+from side4video.training.fit import fit
 from side4video.training.progress import BarProgress, LineProgress
+from side4video.training.values import FitResult
 
 
 def run(small: ModuleType, out: Path, overrides: dict[str, Any] | None = None, **options: Any) -> FitResult:

@@ -35,7 +35,7 @@ def test_what_this_machine_does_not_have(small: ModuleType, monkeypatch: pytest.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"train.accelerator=cuda is not available on this machine; available: cpu"):
         start(small.small_settings({"train.accelerator": "cuda"}).train)
-    with pytest.raises(ConfigError, match=r"train.devices must be at least 1, or auto; got 0"):
+    with pytest.raises(ConfigError, match=r"train.devices: must be 1 or more, or auto; got 0"):
         start(small.small_settings({"train.devices": 0}).train)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
