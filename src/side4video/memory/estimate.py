@@ -32,11 +32,13 @@ CAUSES = ("frozen weights", "side weights", "gradients", "optimiser", "pixels", 
 class StepEstimate:
     """One training step of one process. Bytes are of the device; `host_bytes` are frozen tokens that wait elsewhere.
 
-    `by_cause` splits the peak. FLOPs count a multiply-add as two. `step` lists the operations for timing.
+    `by_cause` splits the peak, `saved_bytes` is what the forward pass left for the backward pass. FLOPs count a
+    multiply-add as two. `operations` are those of the step, for its time.
     """
 
     peak_bytes: int
     by_cause: dict[str, int]
+    saved_bytes: int
     host_bytes: int
     flops_forward: int
     flops_step: int
@@ -123,11 +125,13 @@ def estimate_step(
             end = tracker.now
         peak_bytes, moment = tracker.peak()
     found = tracker.by_cause(moment)
+    left = tracker.by_cause(forward)
     found["working"] = found.get("working", 0) + found.pop(FROZEN_TOKENS, 0)
     operations = tracker.operations[start:end]
     return StepEstimate(
         peak_bytes=peak_bytes,
         by_cause={cause: found.get(cause, 0) for cause in CAUSES},
+        saved_bytes=left.get("saved tokens", 0) + left.get("saved side", 0),
         host_bytes=sum(store.most_bytes for store in stores),
         flops_forward=sum(op.flops for op in tracker.operations[start:forward]),
         flops_step=sum(op.flops for op in operations),
