@@ -12,6 +12,7 @@ import torch
 
 from side4video.backbones.base import FrozenBackbone, Preprocessing
 from side4video.backbones.create import create_backbone
+from side4video.config.paths import locate_data
 from side4video.config.schema import DataSettings, RunSettings, SideSettings
 from side4video.data.catalog import flip_labels
 from side4video.data.class_names import find_mirror_pairs
@@ -109,10 +110,10 @@ def build_manifests(settings: RunSettings) -> tuple[Manifest, Manifest]:
     """Training and validation clips; without a validation set, a share of each training class.
 
     Raises:
-        ConfigError: no training set is named.
+        ConfigError: no training set is named, or a list is in two places (`locate_data`).
         DataError: a set is missing, empty, malformed, or has a class that training lacks.
     """
-    data = settings.data
+    data = locate_data(settings).data
     if data.train is None:
         raise ConfigError("data.train is not set: name a folder of class folders, or a list file")
     train = read_manifest(
@@ -227,6 +228,7 @@ def build_data(train_loader: ClipLoader, val_loader: ClipLoader) -> TrainingData
 
 def resolve_settings(settings: RunSettings, backbone: FrozenBackbone) -> RunSettings:
     """What a run stores: the backbone's name instead of `auto`, the dialect's values, full paths."""
+    settings = locate_data(settings)
     spec = build_spec(settings.side, backbone)
     side = {
         "dialect": _dialect(settings.side, backbone),

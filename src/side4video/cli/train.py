@@ -17,6 +17,7 @@ from side4video.config.load import (
     read_recipe,
     shipped_recipes,
 )
+from side4video.config.paths import LOOKED_UP, locate_data
 from side4video.errors import ConfigError, DataError, nearest_names
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ EXAMPLES = """  side4video train clips/ --out runs/mine
   side4video train train.csv --val val.csv --out runs/mine --backbone timm:vit_small_patch14_dinov2.lvd142m
   side4video train clips/ --out runs/wide side.width=512 optim.lr=5e-4 data.num_frames=16
   side4video train recipe.yaml --out runs/paper data.train=clips/train.csv
+  side4video train ssv2-b16 data.root=/data/ssv2 --out runs/ssv2-b16
   side4video train --out runs/mine --resume"""
 
 SHORT_FLAGS = {
@@ -90,7 +92,7 @@ def settings_from(source: str | None, recipe: str | None, overrides: dict[str, A
         ConfigError: a setting is wrong, or SOURCE is none of the things it can be.
     """
     base, typed = _given(source, recipe, overrides)
-    settings = load_settings(base, typed)
+    settings = locate_data(load_settings(base, typed))
     if settings.data.train is None:
         raise ConfigError("no data: name a folder of class folders or a list file as SOURCE, or set data.train=PATH")
     return settings
@@ -106,7 +108,7 @@ def resumed_settings(out: Path, source: str | None, recipe: str | None, override
     """
     stored = load_settings(out / "config.yaml")
     base, typed = _given(source, recipe, overrides)
-    asked = load_settings(base, typed)
+    asked = locate_data(load_settings(base, typed))
     said = set(typed) | (_dotted(read_recipe(base), "") if base is not None else set[str]())
     changed = {key: _at(asked, key) for key in said if not _same(key, _at(asked, key), _at(stored, key))}
     return load_settings(out / "config.yaml", changed)
@@ -148,7 +150,7 @@ def _check_paths(settings: RunSettings) -> None:
     for key in ("train", "val", "root", "classes"):
         value = getattr(settings.data, key)
         if value is not None and not Path(value).exists():
-            raise DataError(f"data.{key}: no such file or folder: {value}")
+            raise DataError(f"data.{key}: no such file or folder: {value}{_where_looked(settings, key)}")
     name = settings.backbone.name
     if name not in {"auto", TINY} and name.partition(":")[0] not in LIBRARIES:
         raise ConfigError(
@@ -158,6 +160,13 @@ def _check_paths(settings: RunSettings) -> None:
     weights = settings.backbone.weights
     if weights is not None and not Path(weights).is_file():
         raise ConfigError(f"backbone.weights: no such file: {weights}")
+
+
+def _where_looked(settings: RunSettings, key: str) -> str:
+    value, root = getattr(settings.data, key), settings.data.root
+    if key not in LOOKED_UP or Path(value).is_absolute():
+        return ""
+    return "; data.root=FOLDER says where lists are" if root is None else f", neither here nor in data.root={root}"
 
 
 def _train(settings: RunSettings, out: Path, *, going_on: bool, json: bool) -> Outcome:
@@ -212,7 +221,7 @@ def _at(settings: RunSettings, key: str) -> Any:
 
 
 def _same(key: str, asked: Any, stored: Any) -> bool:
-    if key in {"data.train", "data.val", "data.classes", "backbone.weights"} and asked and stored:
+    if key in {"data.train", "data.val", "data.classes", "data.root", "backbone.weights"} and asked and stored:
         return Path(asked).resolve() == Path(stored).resolve()
     # the stored settings are resolved: an `auto` has become a value there
     return asked in (stored, "auto")

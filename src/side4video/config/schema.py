@@ -99,7 +99,7 @@ class DataSettings(Settings):
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share of each class that is held out when no validation set is given."""
     root: str | None = None
-    """Folder that relative paths start from. Default: the list file's folder."""
+    """Folder that relative paths start from; lists are looked up there too. Default: the list file's folder."""
     format: Literal["auto", "folder", "table", "jsonl", "list", "something", "kinetics"] = "auto"
     """How to read train and val."""
     frame_pattern: str | None = None

@@ -75,6 +75,21 @@ def test_a_resumed_run_keeps_what_is_not_said_again(place: Path) -> None:
     assert changed.optim.epochs == 7
 
 
+def test_lists_of_a_recipe_are_looked_up_in_the_root_when_started_and_when_resumed(place: Path) -> None:
+    data = place / "disk"
+    data.mkdir()
+    (data / "train.txt").write_text("a 9 0\n")
+    (place / "shipped" / "ssv2-b16.yaml").write_text("data: {train: train.txt}\n")
+    settings = settings_from("ssv2-b16", None, {"data.root": "disk"})
+    assert settings.data.train == str(data / "train.txt")
+    run = place / "run"
+    run.mkdir()
+    # a run stores full paths
+    stored = settings.model_copy(update={"data": settings.data.model_copy(update={"root": str(data)})})
+    (run / "config.yaml").write_text(dump_settings(stored))
+    assert resumed_settings(run, "ssv2-b16", None, {"data.root": "disk"}) == stored
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -85,6 +100,8 @@ def test_a_resumed_run_keeps_what_is_not_said_again(place: Path) -> None:
         (["clips", "--out", "started"], "holds a run already; go on with it: --resume"),
         (["--out", "new", "--resume"], "there is no run in new"),
         (["clips", "--out", "new", "--val", "gone"], "data.val: no such file or folder: gone"),
+        (["clips", "--out", "new", "--val", "gone", "data.root=used"], "gone, neither here nor in data.root=used"),
+        (["--out", "new", "data.train=gone.txt"], "gone.txt; data.root=FOLDER says where lists are"),
         (["clips", "--out", "new", "--weights", "gone.pt"], "backbone.weights: no such file: gone.pt"),
         (["clips", "--out", "new", "--backbone", "tim:vit"], "backbone.name: .*'tim:vit'"),
         (["clips", "more", "--out", "new"], "unexpected argument 'more'"),
