@@ -324,7 +324,9 @@ def side4video(*arguments: str) -> Any:
 
 
 def _json_of(*command: str) -> Any:
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"exit code {done.returncode}: {' '.join(command)}")
     return json.loads(done.stdout)
 
 
