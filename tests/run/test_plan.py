@@ -9,7 +9,7 @@ import pytest
 from side4video.cli.main import BAD_INPUT, DONE, main
 from side4video.memory.estimate import CAUSES
 
-TINY = ["plan", "--backbone", "tiny-clip", "side.width=64", "--batch-size", "3", "--num-frames", "5"]
+TINY = ["plan", "--backbone", "tiny-clip", "side.width=64", "side.taps=[1]", "--batch-size", "3", "--num-frames", "5"]
 
 
 def test_json_keeps_the_contract(capsys: pytest.CaptureFixture[str]) -> None:

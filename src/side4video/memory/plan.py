@@ -17,6 +17,8 @@ from side4video.side.network import MemoryMode
 
 # what a process takes of a card beside its tensors: the driver's context, libraries' workspaces, fragments
 RESERVED_BYTES = 700 * 2**20
+# a batch beyond this many times the one asked for is no choice, and the line is followed this often
+MOST_TIMES, MOST_TRIES = 8, 4
 MODES: tuple[MemoryMode, ...] = get_args(MemoryMode)
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -115,16 +117,21 @@ def _choice(estimate: StepEstimate, memory: MemoryMode, batch_size: int, budget_
 def _largest_batch(
     estimate: Estimator, memory: MemoryMode, batch_size: int, at_batch: StepEstimate, budget_bytes: int
 ) -> Choice | None:
-    """The largest batch of a mode that fits; `None` when not even one clip does."""
-    other = batch_size * 2 if batch_size == 1 else 1
-    slope = (at_batch.peak_bytes - estimate(memory, other).peak_bytes) / (batch_size - other)
-    room = budget_bytes - RESERVED_BYTES - at_batch.peak_bytes
-    largest = batch_size + int(room // max(slope, 1.0))
-    while largest >= 1:
+    """The largest batch of a mode that fits, up to `MOST_TIMES` the one asked for; `None` when no clip does."""
+    low, low_peak = 1, (at_batch if batch_size == 1 else estimate(memory, 1)).peak_bytes
+    high, high_peak = (2, estimate(memory, 2).peak_bytes) if batch_size == 1 else (batch_size, at_batch.peak_bytes)
+    room = budget_bytes - RESERVED_BYTES
+    for _ in range(MOST_TRIES):
+        slope = max((high_peak - low_peak) / (high - low), 1.0)
+        largest = min(low + int((room - low_peak) // slope), batch_size * MOST_TIMES)
+        if largest < 1:
+            return None
         choice = _choice(estimate(memory, largest), memory, largest, budget_bytes)
         if choice.fits:
             return choice
-        largest = min(largest - 1, int(largest * 0.97))  # the line is not exact: step back until it fits
+        if largest == low:
+            return None
+        high, high_peak = largest, choice.peak_bytes
     return None
 
 

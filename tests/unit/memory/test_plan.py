@@ -43,6 +43,10 @@ def test_the_largest_batch_of_each_mode_just_fits() -> None:
     assert all(c.peak_bytes + RESERVED_BYTES <= budget for c in plan.choices if c.fits)
 
 
+def test_a_batch_far_from_what_was_asked_is_no_choice() -> None:
+    assert max(c.batch_size for c in plan_for(10**12, batch_size=4).choices) == 32
+
+
 def test_what_fits_comes_first_then_the_batch_asked_for_then_less_arithmetic() -> None:
     plan = plan_for(2000 * MIB)
     assert not plan.asked.fits
