@@ -269,6 +269,26 @@ def test_signals_are_noted_and_handlers_come_back(small: ModuleType, tmp_path: P
     assert result.steps == 6
 
 
+def test_workers_that_end_with_the_signal_do_not_lose_the_run(small: ModuleType, tmp_path: Path) -> None:
+    def lose_workers(batch: int) -> None:
+        if batch == 4:
+            signal.raise_signal(signal.SIGTERM)
+            raise RuntimeError("DataLoader worker exited unexpectedly")
+
+    child_handler = signal.getsignal(signal.SIGCHLD)
+    with pytest.raises(SystemExit, match="143"):
+        run(small, tmp_path, loader={"before": lose_workers})
+    assert signal.getsignal(signal.SIGCHLD) == child_handler
+    saved = RunFolder(tmp_path).load_state()
+    assert saved is not None
+    assert saved.path.name.startswith("step-000000004")
+    resumed, whole = run(small, tmp_path, resume=True), run(small, tmp_path / "whole")
+    assert resumed.history[-1]["train_loss"] == whole.history[-1]["train_loss"]
+    # inside an accumulated step there is nothing to save, and without a signal it is an error like any other
+    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+        run(small, tmp_path / "inside", {"optim.accumulate": 2}, loader={"before": lose_workers})
+
+
 def test_an_interrupted_validation_is_repeated(
     small: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
