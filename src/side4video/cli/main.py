@@ -53,6 +53,7 @@ COMMANDS = (
     Command("predict", "name the action in video files", "side4video.cli.predict"),
     Command("plan", "will it fit, how long will it take, what to change; before any download", "side4video.cli.plan"),
     Command("doctor", "find what is wrong with a data set before training does", "side4video.cli.doctor"),
+    Command("recipes", "list the paper's settings that are shipped, by name", "side4video.cli.recipes"),
     Command("backbones", "list the image models that can be used", "side4video.cli.backbones"),
 )
 
