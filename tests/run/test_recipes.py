@@ -88,6 +88,10 @@ def test_a_recipe_needs_only_the_folder(
     assert main(["evaluate", str(out), "--views", views, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert 0 <= result["top1"] <= 1
+    video = draw_clip(tmp_path / "new.mp4", "grow", seed=500)
+    assert main(["predict", str(out), str(video), "--json"]) == 0
+    (entry,) = json.loads(capsys.readouterr().out)
+    assert entry["predictions"][0]["label"] in names
 
 
 def test_without_a_folder_it_says_what_is_missing(
