@@ -291,8 +291,17 @@ class FrozenBackbone(nn.Module):
             del parts
         for index in range(last + 1):
             with torch.no_grad(), _own_precision(tokens_IAD):
-                tokens_IAD = _join([self.trunk.run_block(index, part, context) for part in tokens_IAD.split(step)])
+                tokens_IAD = self._run_block(index, tokens_IAD, context, step=step)
             yield index, tokens_IAD
+
+    def _run_block(self, index: int, tokens_IAD: Tensor, context: Any, *, step: int) -> Tensor:
+        if step >= tokens_IAD.shape[0]:
+            return self.trunk.run_block(index, tokens_IAD, context)
+        # written in place: joining the slices afterwards would hold the layer twice
+        out_IAD = torch.empty_like(tokens_IAD)
+        for part_IAD, place_IAD in zip(tokens_IAD.split(step), out_IAD.split(step), strict=True):
+            place_IAD.copy_(self.trunk.run_block(index, part_IAD, context))
+        return out_IAD
 
 
 def content_hash(module: nn.Module) -> str:
