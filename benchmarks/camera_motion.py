@@ -58,7 +58,7 @@ SETTINGS = (
     "memory=fast",
     "data.num_frames=8",
     "data.batch_size=8",
-    "data.crop_area=[0.6,1.0]",
+    "data.crop_area=[0.75,1.0]",
     "data.crop_aspect=[0.85,1.18]",
     "data.flip=swap",
     "data.flip_pairs=[[pan-left,pan-right],[rotate-clockwise,rotate-anticlockwise]]",
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="folder of photographs (default: WORK/photographs)")
     parser.add_argument("--train-per-class", type=int, default=80)
     parser.add_argument("--val-per-class", type=int, default=24)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--publish", action="store_true", help="also write the published result and the table of the docs"

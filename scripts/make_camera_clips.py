@@ -42,7 +42,7 @@ WORKING_SIDE = 480  # larger photographs are scaled down to this short side
 LEAST_DETAIL = 2.0  # mean grey step between neighbouring pixels at 64x64; plain gradients have less and show no motion
 SAME_PHOTOGRAPH = 6  # of 64 bits of the difference hash
 PICTURE_SIDES = (112, 128, 144)
-NUM_FRAMES = (16, 28)
+NUM_FRAMES = (10, 16)
 FRAME_RATES = (8, 10, 12, 15)
 
 
