@@ -1,4 +1,4 @@
-"""The values that cross folders: one `Clip`, a `VideoBatch`, a `TaskOutput`. Frozen, and nothing but data."""
+"""The values that cross folders: clips, batches of them, a `TaskOutput`. Frozen, and nothing but data."""
 
 from __future__ import annotations
 
@@ -81,3 +81,54 @@ class TaskOutput:
 
     loss: Tensor
     logits_BK: Tensor
+
+
+@dataclass(frozen=True)
+class CaptionedClip:
+    """T frames of one video, and captions of it: one in training, all of them in evaluation.
+
+    `frames_TCHW` is float32 and normalised; `mask_T` is false where there is no frame and the picture is all zero.
+    `index` is the record's place in its caption set.
+    """
+
+    frames_TCHW: Tensor
+    mask_T: Tensor
+    captions: tuple[str, ...]
+    index: int
+    path: str
+
+
+@dataclass(frozen=True)
+class CaptionBatch:
+    """B clips and their M captions as tokens; caption m belongs to row `rows_M[m]` of the batch. In training M = B.
+
+    `clip_BTCHW` is float32, `mask_BT` and `mask_MQ` bool, `ids_MQ`, `rows_M` and `indices_B` (records) int64. `broken`
+    lists the records of this batch that could not be read; neither they nor their captions are among the rest. B may
+    be 0.
+
+    Shapes: M, captions; Q, tokens.
+    """
+
+    clip_BTCHW: Tensor
+    mask_BT: Tensor
+    ids_MQ: Tensor
+    mask_MQ: Tensor
+    rows_M: Tensor
+    indices_B: Tensor
+    broken: tuple[BrokenClip, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return self.clip_BTCHW.shape[0]
+
+    def pin_memory(self) -> CaptionBatch:
+        """The same batch in page-locked memory; the data loader's pinning thread calls this."""
+        return replace(self, **{name: value.pin_memory() for name, value in self._tensors().items()})
+
+    def to(self, target: device | str, *, non_blocking: bool = False) -> CaptionBatch:
+        """The same batch with its tensors on another device."""
+        moved = {name: value.to(target, non_blocking=non_blocking) for name, value in self._tensors().items()}
+        return replace(self, **moved)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        names = ("clip_BTCHW", "mask_BT", "ids_MQ", "mask_MQ", "rows_M", "indices_B")
+        return {name: getattr(self, name) for name in names}

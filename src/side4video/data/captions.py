@@ -7,12 +7,15 @@ same video are its several captions. Reading looks at names only, never into vid
 from __future__ import annotations
 
 import csv
+import hashlib
 import logging
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
+
+import numpy as np
 
 from side4video.data.caption_sets import READERS, RawCaptions
 from side4video.data.text_files import csv_rows, read_json, read_text, shown, text_lines
@@ -58,6 +61,14 @@ class CaptionSet:
     def pairs(self) -> list[tuple[int, int]]:
         """(record, caption) of every caption: what an epoch of training goes through, and what evaluation asks."""
         return [(r, c) for r, record in enumerate(self.records) for c in range(len(record.captions))]
+
+    def fingerprint(self) -> str:
+        """A hash of all records; a data set that was moved as a whole keeps it."""
+        base = os.path.dirname(os.path.commonprefix([record.path for record in self.records]))  # noqa: PTH120, RUF071
+        digest = hashlib.sha256()
+        for record in self.records:
+            digest.update(repr((record.path[len(base) :], *astuple(record)[1:])).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
 
     def summary(self) -> str:
         """One line for a report: how many videos and captions, and how many are missing."""
@@ -111,6 +122,25 @@ def read_captions(
     if absent:
         _logger.warning("%s: left out %d of %d videos that are not in %s", path, len(absent), len(found), base)
     return CaptionSet(tuple(records), absent)
+
+
+def split_captions(captions: CaptionSet, fraction: float, seed: int) -> tuple[CaptionSet, CaptionSet]:
+    """Videos for training and for validation: a random `fraction`, at least one video, is held out.
+
+    Parts of one file go the same way, so that nothing of a held-out video is trained on.
+
+    Raises:
+        DataError: fewer than two files.
+    """
+    paths = list(dict.fromkeys(record.path for record in captions.records))
+    if len(paths) < 2:
+        raise DataError(f"need at least two videos to hold one out for validation; got {len(paths)}")
+    count = min(len(paths) - 1, max(1, round(len(paths) * fraction)))
+    held = set(np.random.default_rng([seed, len(paths)]).permutation(np.array(paths))[:count].tolist())
+    return (
+        CaptionSet(tuple(record for record in captions.records if record.path not in held), captions.missing),
+        CaptionSet(tuple(record for record in captions.records if record.path in held)),
+    )
 
 
 def _detect(path: Path) -> CaptionFormat:
