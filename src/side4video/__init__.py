@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from side4video.errors import Side4VideoError
     from side4video.official import from_official
     from side4video.side import SideNetwork, SideSpec
-    from side4video.tasks import VideoClassifier
+    from side4video.tasks import VideoClassifier, VideoTextModel
 
 __all__ = [
     "FrozenBackbone",
@@ -25,6 +25,7 @@ __all__ = [
     "SideNetwork",
     "SideSpec",
     "VideoClassifier",
+    "VideoTextModel",
     "__version__",
     "create_backbone",
     "from_official",
@@ -39,6 +40,7 @@ _HOMES = {
     "SideNetwork": ("side4video.side", "SideNetwork"),
     "SideSpec": ("side4video.side", "SideSpec"),
     "VideoClassifier": ("side4video.tasks", "VideoClassifier"),
+    "VideoTextModel": ("side4video.tasks", "VideoTextModel"),
     "create_backbone": ("side4video.backbones", "create_backbone"),
     "from_official": ("side4video.official", "from_official"),
     "list_backbones": ("side4video.backbones", "list_backbones"),

@@ -2,38 +2,64 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict, cast
 
 import torch
 
-from side4video.backbones.base import FrozenBackbone, Preprocessing
+from side4video.backbones.base import FrozenBackbone
 from side4video.backbones.create import create_backbone
+from side4video.build_recognition import build_data, build_loaders, build_manifests, pixel_format, train_transform
+from side4video.build_retrieval import (
+    build_caption_data,
+    build_caption_sets,
+    build_text_model,
+    build_tokenizer,
+    eval_captions_loader,
+    train_captions_loader,
+    warn_without_effect,
+)
 from side4video.config.paths import locate_data
-from side4video.config.schema import DataSettings, RunSettings, SideSettings
-from side4video.data.catalog import flip_labels
-from side4video.data.class_names import find_mirror_pairs
-from side4video.data.dataset import ClipDataset
-from side4video.data.loaders import ClipLoader, make_eval_loader, make_train_loader
-from side4video.data.manifest import drop_short, read_manifest, split_manifest
-from side4video.data.randaugment import RandAugmentPolicy
-from side4video.data.records import Manifest
-from side4video.data.sampling import FrameSampler
-from side4video.data.transforms import PixelFormat, TestTransform, TrainTransform
+from side4video.config.schema import RunSettings, SideSettings
+from side4video.data.caption_loader import CaptionLoader
+from side4video.data.loaders import ClipLoader
 from side4video.errors import CheckpointError, ConfigError, InputError
 from side4video.memory.estimate import StepEstimate, estimate_step
 from side4video.side.network import MemoryMode
 from side4video.side.spec import Dialect, SideSpec, resolve_taps
+from side4video.tasks.base import TrainedModel
 from side4video.tasks.recognition import VideoClassifier
+from side4video.tasks.retrieval import VideoTextModel
 from side4video.training.checkpoint import RunFolder
-from side4video.training.fit import FitResult, TrainingData, fit
+from side4video.training.fit import fit
 from side4video.training.progress import ProgressView
 from side4video.training.runtime import start
+from side4video.training.values import FitResult
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "build_backbone",
+    "build_data",
+    "build_loaders",
+    "build_manifests",
+    "build_model",
+    "build_spec",
+    "estimate_run",
+    "load_classifier",
+    "load_run",
+    "load_text_model",
+    "pixel_format",
+    "resolve_settings",
+    "train_run",
+    "train_transform",
+]
+
+
+class _Processes(TypedDict):
+    rank: int
+    world_size: int
+    pin_memory: bool
 
 
 def build_backbone(settings: RunSettings, *, device: torch.device | str | None = None) -> FrozenBackbone:
@@ -56,18 +82,19 @@ def build_backbone(settings: RunSettings, *, device: torch.device | str | None =
         )
 
 
-def build_spec(settings: SideSettings, backbone: FrozenBackbone) -> SideSpec:
-    """The side network's settings with every unset one filled in from its dialect.
+def build_spec(settings: SideSettings, backbone: FrozenBackbone, *, retrieval: bool = False) -> SideSpec:
+    """The side network's settings with every unset one filled in from its dialect, for recognition or retrieval.
 
     Raises:
         ConfigError: a combination that is not allowed.
     """
-    spec = SideSpec.for_dialect(_dialect(settings, backbone))
+    spec = SideSpec.for_dialect(_dialect(settings, backbone), retrieval=retrieval)
     chosen = {
         "taps": settings.taps,
         "norm_order": settings.norm_order,
         "projection_norm": settings.projection_norm,
         "final_norm": settings.final_norm,
+        "position_on_class": settings.position_on_class,
         "init": "identity" if settings.init == "identity" else None,
     }
     return replace(
@@ -80,7 +107,6 @@ def build_spec(settings: SideSettings, backbone: FrozenBackbone) -> SideSpec:
         representation=settings.representation,
         stem=settings.stem,
         norm=settings.norm,
-        position_on_class=settings.position_on_class,
         **{name: value for name, value in chosen.items() if value is not None},
     )
 
@@ -106,130 +132,10 @@ def build_model(
     )
 
 
-def build_manifests(settings: RunSettings) -> tuple[Manifest, Manifest]:
-    """Training and validation clips; without a validation set, a share of each training class.
-
-    Raises:
-        ConfigError: no training set is named, or a list is in two places (`locate_data`).
-        DataError: a set is missing, empty, malformed, or has a class that training lacks.
-    """
-    data = locate_data(settings).data
-    if data.train is None:
-        raise ConfigError("data.train is not set: name a folder of class folders, or a list file")
-    train = read_manifest(
-        data.train, format=data.format, root=data.root, frame_pattern=data.frame_pattern, classes=data.classes
-    )
-    train = drop_short(train, data.min_frames)
-    if data.val is None:
-        return split_manifest(train, data.val_fraction, settings.train.seed)
-    val = read_manifest(
-        data.val, format=data.format, root=data.root, frame_pattern=data.frame_pattern, class_names=train.class_names
-    )
-    return train, drop_short(val, data.min_frames)
-
-
-def pixel_format(wanted: Preprocessing) -> PixelFormat:
-    """The pixels that a backbone wants, as the transforms take them."""
-    return PixelFormat(wanted.image_size, wanted.mean, wanted.std, wanted.interpolation)
-
-
-def train_transform(data: DataSettings, pixels: PixelFormat, class_names: Sequence[str]) -> TrainTransform:
-    """The augmentation that the settings describe. Warns when a plain mirror meets classes that it exchanges.
-
-    Raises:
-        ConfigError: a RandAugment setting or label pairs that cannot be read.
-    """
-    if data.flip == "swap" and data.flip_pairs is None:
-        raise ConfigError("data.flip=swap needs data.flip_pairs: the label pairs that a mirror exchanges")
-    if data.flip == "on":
-        pairs = find_mirror_pairs(class_names)
-        if pairs:
-            first, second = pairs[0]
-            logger.warning(
-                "data.flip=on mirrors clips, but a mirror turns %r into %r (%d such pairs): use data.flip=swap or off",
-                first, second, len(pairs),
-            )  # fmt: skip
-    swaps = data.flip == "swap" and data.flip_pairs is not None
-    return TrainTransform(
-        pixels,
-        resize=data.resize,
-        crop_area=data.crop_area,
-        crop_aspect=data.crop_aspect,
-        flip=data.flip,
-        flip_labels=flip_labels(data.flip_pairs, class_names) if swaps and data.flip_pairs is not None else {},
-        grayscale=data.grayscale,
-        augment=None if data.rand_augment is None else RandAugmentPolicy.parse(data.rand_augment),
-        erasing=data.random_erasing,
-    )
-
-
-def build_loaders(
-    settings: RunSettings,
-    preprocessing: Preprocessing,
-    train: Manifest,
-    val: Manifest,
-    *,
-    rank: int = 0,
-    world_size: int = 1,
-    pin_memory: bool = False,
-) -> tuple[ClipLoader, ClipLoader]:
-    """Training and validation batches of one process of `world_size`.
-
-    Raises:
-        ConfigError: augmentation that cannot be had.
-        DataError: fewer training clips than one batch in each process.
-    """
-    data, pixels = settings.data, pixel_format(preprocessing)
-    sampler = FrameSampler(data.sampling, data.num_frames)
-    train_set = ClipDataset(
-        train,
-        sampler=sampler,
-        transform=train_transform(data, pixels, train.class_names),
-        mode="train",
-        seed=settings.train.seed,
-        repeats=data.repeated_augmentation,
-    )
-    val_set = ClipDataset(
-        val, sampler=sampler, transform=TestTransform(pixels, data.resize), mode="val", seed=settings.train.seed
-    )
-    train_loader = make_train_loader(
-        train_set,
-        batch_size=data.batch_size,
-        seed=settings.train.seed,
-        rank=rank,
-        world_size=world_size,
-        workers=data.workers,
-        pin_memory=pin_memory,
-    )
-    val_loader = make_eval_loader(
-        val_set,
-        batch_size=data.batch_size * data.repeated_augmentation,
-        rank=rank,
-        world_size=world_size,
-        workers=data.workers,
-        pin_memory=pin_memory,
-    )
-    return train_loader, val_loader
-
-
-def build_data(train_loader: ClipLoader, val_loader: ClipLoader) -> TrainingData:
-    """The loaders as `fit` takes them."""
-    train, val = train_loader.dataset.manifest, val_loader.dataset.manifest
-    prints = hashlib.sha256((train.fingerprint() + val.fingerprint()).encode()).hexdigest()
-    return TrainingData(
-        train_loader=train_loader,
-        val_loader=val_loader,
-        seek=train_loader.seek,
-        batches_per_epoch=train_loader.batches_per_epoch,
-        num_train=len(train),
-        fingerprint=prints,
-    )
-
-
 def resolve_settings(settings: RunSettings, backbone: FrozenBackbone) -> RunSettings:
     """What a run stores: the backbone's name instead of `auto`, the dialect's values, full paths."""
     settings = locate_data(settings)
-    spec = build_spec(settings.side, backbone)
+    spec = build_spec(settings.side, backbone, retrieval=settings.task == "retrieval")
     side = {
         "dialect": _dialect(settings.side, backbone),
         "num_heads": spec.heads,
@@ -237,6 +143,7 @@ def resolve_settings(settings: RunSettings, backbone: FrozenBackbone) -> RunSett
         "norm_order": spec.norm_order,
         "projection_norm": spec.projection_norm,
         "final_norm": spec.final_norm,
+        "position_on_class": spec.position_on_class,
     }
     weights = settings.backbone.weights
     resolved_backbone = {"name": backbone.name, "weights": None if weights is None else str(Path(weights).resolve())}
@@ -273,21 +180,32 @@ def train_run(
         KeyboardInterrupt: on Ctrl-C, after saving; the message says how to go on.
     """
     runtime = start(settings.train)
-    loaders: tuple[ClipLoader, ...] = ()
+    loaders: tuple[ClipLoader, ...] | tuple[CaptionLoader, ...] = ()
+    processes: _Processes = {
+        "rank": runtime.rank,
+        "world_size": runtime.world_size,
+        "pin_memory": runtime.device.type == "cuda",
+    }
     try:
-        train, val = build_manifests(settings)
-        own = build_backbone(settings, device=runtime.device) if backbone is None else backbone
-        loaders = train_loader, val_loader = build_loaders(
-            settings,
-            own.preprocessing,
-            train,
-            val,
-            rank=runtime.rank,
-            world_size=runtime.world_size,
-            pin_memory=runtime.device.type == "cuda",
-        )
-        model = build_model(settings, train.class_names, backbone=own)
-        data = build_data(train_loader, val_loader)
+        if settings.task == "retrieval":
+            captions = build_caption_sets(settings)
+            own = build_backbone(settings, device=runtime.device) if backbone is None else backbone
+            spec = build_spec(settings.side, own, retrieval=True)
+            model = build_text_model(settings, own, spec)
+            given = (build_tokenizer(settings, own), pixel_format(own.preprocessing))
+            loaders = (
+                train_captions_loader(settings, captions[0], *given, **processes),
+                eval_captions_loader(settings, captions[1], *given, **processes),
+            )
+            data = build_caption_data(*loaders)
+            if runtime.is_main:
+                warn_without_effect(settings)
+        else:
+            train, val = build_manifests(settings)
+            own = build_backbone(settings, device=runtime.device) if backbone is None else backbone
+            loaders = build_loaders(settings, own.preprocessing, train, val, **processes)
+            model = build_model(settings, train.class_names, backbone=own)
+            data = build_data(*loaders)
         resolved = resolve_settings(settings, own)
         return fit(resolved, model, data, out, resume=resume, runtime=runtime, progress=progress)
     except InputError as error:
@@ -302,8 +220,8 @@ def train_run(
 
 def load_run(
     path: str | Path, *, device: torch.device | str | None = None, backbone: FrozenBackbone | None = None
-) -> VideoClassifier:
-    """The classifier of a run folder, in eval mode.
+) -> TrainedModel:
+    """The model of a run folder, in eval mode: a `VideoClassifier`, or a `VideoTextModel` of a retrieval run.
 
     Give a `backbone` that is already built to share it among runs, or when the run's own cannot be found by its name
     (a weights file that has moved). It must be the one that the run was trained on.
@@ -314,11 +232,16 @@ def load_run(
     """
     folder = RunFolder(path)
     settings = folder.settings()
-    names = folder.class_names()
+    names = folder.class_names() if settings.task == "recognition" else []
     weights = folder.weights()
     own = build_backbone(settings, device=device) if backbone is None else backbone
     folder.check_backbone(own)
-    model = build_model(settings, names, backbone=own)
+    if settings.task == "recognition":
+        model = build_model(settings, names, backbone=own)
+    else:
+        model = build_text_model(settings, own, build_spec(settings.side, own, retrieval=True))
+        if not model.train_text:
+            folder.check_text(model.text_tower.identity())
     try:
         model.load_trainable_state(weights)
     except CheckpointError as error:
@@ -326,13 +249,39 @@ def load_run(
     return model.to(own.device if device is None else device).eval()
 
 
+def load_classifier(
+    path: str | Path, *, device: torch.device | str | None = None, backbone: FrozenBackbone | None = None
+) -> VideoClassifier:
+    """As `load_run`, of a recognition run.
+
+    Raises:
+        CheckpointError, BackboneError: as `load_run`; a retrieval run is a CheckpointError too.
+    """
+    _check_task(path, "recognition")
+    return cast("VideoClassifier", load_run(path, device=device, backbone=backbone))
+
+
+def load_text_model(
+    path: str | Path, *, device: torch.device | str | None = None, backbone: FrozenBackbone | None = None
+) -> VideoTextModel:
+    """As `load_run`, of a retrieval run.
+
+    Raises:
+        CheckpointError, BackboneError: as `load_run`; a recognition run is a CheckpointError too.
+    """
+    _check_task(path, "retrieval")
+    return cast("VideoTextModel", load_run(path, device=device, backbone=backbone))
+
+
 def estimate_run(settings: RunSettings, num_classes: int) -> Callable[[MemoryMode, int], StepEstimate]:
     """A function of memory mode and batch size that estimates a training step of these settings; nothing is loaded.
 
     Raises:
         BackboneError: unknown, or without patch tokens.
-        ConfigError: side settings that do not fit the backbone.
+        ConfigError: side settings that do not fit the backbone, or another task than recognition.
     """
+    if settings.task != "recognition":
+        raise ConfigError(f"estimates are for task=recognition only; got task={settings.task}")
     wanted = settings.backbone
     autocast = {"fp32": None, "fp16": torch.float16}.get(settings.train.precision, torch.bfloat16)
 
@@ -352,6 +301,12 @@ def estimate_run(settings: RunSettings, num_classes: int) -> Callable[[MemoryMod
         )
 
     return estimate
+
+
+def _check_task(path: str | Path, task: str) -> None:
+    found = RunFolder(path).settings().task
+    if found != task:
+        raise CheckpointError(f"{path}: is a {found} run; this needs a {task} run")
 
 
 def _dialect(settings: SideSettings, backbone: FrozenBackbone) -> Dialect:

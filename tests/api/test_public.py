@@ -22,6 +22,7 @@ PUBLIC = {
     "SideNetwork",
     "SideSpec",
     "VideoClassifier",
+    "VideoTextModel",
     "__version__",
     "create_backbone",
     "from_official",

@@ -1,4 +1,4 @@
-"""`side4video evaluate`: accuracy, confusion, a report page, and the scores of every clip."""
+"""`side4video evaluate`: accuracy, confusion, a report page, and the scores of every clip; ranks in retrieval."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from side4video.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from side4video.cli.evaluation import Evaluation
     from side4video.cli.parser import CommandParser
+    from side4video.config.schema import RunSettings
 
 USAGE = "RUN [options] [KEY=VALUE ...]"
 EXAMPLES = """  side4video evaluate runs/mine
   side4video evaluate runs/mine --views 4x3
   side4video evaluate runs/mine --data test.csv --scores scores.parquet --json
-  side4video evaluate runs/mine --shuffle-frames"""
+  side4video evaluate runs/mine --shuffle-frames
+  side4video evaluate runs/search --data captions.csv"""
 
 SHORT_FLAGS = {
     "--num-frames": "data.num_frames",
@@ -40,6 +42,10 @@ CHANGEABLE = frozenset(
         "data.resize",
         "train.precision",
         "backbone.frame_slice",
+        "retrieval.format",
+        "retrieval.val_split",
+        "retrieval.missing",
+        "retrieval.test_frames",
     }
 )
 _SHOWN_CLASSES = 30
@@ -84,8 +90,10 @@ def run(options: argparse.Namespace) -> Outcome:
     overrides = {"train.devices": "auto", "train.accelerator": "auto", **parse_overrides(options.overrides)}
     if options.data is not None:
         # the run's own root and format belong to its own lists
-        overrides = {"data.root": None, "data.format": "auto", **overrides}
+        overrides = {"data.root": None, "data.format": "auto", "retrieval.format": "auto", **overrides}
     settings = load_settings(folder / "config.yaml", overrides)
+    if settings.task == "retrieval":
+        return _retrieval(options, settings, views.count)
     suffix = "-shuffled" if options.shuffle_frames else ""
     report = Path(options.report or folder / "evaluation" / f"report{suffix}.html")
     scores = Path(options.scores or folder / "evaluation" / f"scores{suffix}.csv")
@@ -122,6 +130,32 @@ def run(options: argparse.Namespace) -> Outcome:
     note(f"scores: {scores}")
     value = _as_json(result) | {"report": str(report), "scores": str(scores)}
     return Outcome(WRONG_DATA if result.broken else DONE, value)
+
+
+def _retrieval(options: argparse.Namespace, settings: RunSettings, num_views: int) -> Outcome:
+    given = [name for name in ("scores", "report") if getattr(options, name) is not None]
+    if given or num_views > 1:
+        name = f"--{given[0]}" if given else "--views"
+        raise ConfigError(f"{name}: '{options.run}' is a retrieval run, which has none")
+
+    from side4video.cli.retrieval_evaluation import as_json, evaluate_retrieval_run, show
+
+    found = evaluate_retrieval_run(
+        Path(options.run),
+        settings,
+        source=options.data,
+        split=options.split,
+        shuffle_frames=options.shuffle_frames,
+    )
+    if found is None:
+        return Outcome(DONE)  # one of several processes; the first one tells
+    for clip in found.result.broken[:_SHOWN_BROKEN]:
+        note(f"could not be read: {clip.path}: {clip.reason}")
+    if len(found.result.broken) > _SHOWN_BROKEN:
+        note(f"... and {len(found.result.broken) - _SHOWN_BROKEN} more")
+    if not options.json:
+        show(found)
+    return Outcome(WRONG_DATA if found.result.broken else DONE, as_json(found))
 
 
 def _as_json(result: Evaluation) -> dict[str, Any]:

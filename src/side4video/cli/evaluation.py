@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from side4video.batch import BrokenClip
-from side4video.build import build_manifests, load_run, pixel_format
+from side4video.build import build_manifests, load_classifier, pixel_format
 from side4video.cli.charts import Line
 from side4video.cli.console import progress_bar
 from side4video.cli.report_page import NUM_HARDEST, Curves, ReportData, ScoredClip, render_report, thumbnails
@@ -84,7 +84,7 @@ def evaluate_run(
     try:
         class_names = tuple(RunFolder(folder).class_names())
         manifest, where = _manifest(settings, source, split, class_names)
-        model = load_run(folder, device=runtime.device)
+        model = load_classifier(folder, device=runtime.device)
         result = _score(settings, model, manifest, runtime, views=views, shuffle_frames=shuffle_frames)
     except InputError as error:
         if runtime.is_main:

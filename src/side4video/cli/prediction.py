@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from side4video.backbones.base import FrozenBackbone
-from side4video.build import load_run, pixel_format
+from side4video.build import load_classifier, pixel_format
 from side4video.cli.views import Views
 from side4video.config.load import load_settings
 from side4video.config.schema import RunSettings
@@ -149,7 +149,7 @@ def _load_groups(runs: Sequence[Path], stored: Sequence[RunSettings], views: Vie
     groups: dict[tuple[str, Recipe], _Group] = {}
     for path, settings in zip(runs, stored, strict=True):
         identity = f"{settings.backbone.precision} {read_json(path / BACKBONE)}"
-        model = load_run(path, device=runtime.device, backbone=backbones.get(identity))
+        model = load_classifier(path, device=runtime.device, backbone=backbones.get(identity))
         backbones[identity] = model.backbone
         sampler = FrameSampler(settings.data.sampling, settings.data.num_frames)
         transform = TestTransform(pixel_format(model.backbone.preprocessing), settings.data.resize, views.crops)

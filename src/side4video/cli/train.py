@@ -30,6 +30,7 @@ EXAMPLES = """  side4video train clips/ --out runs/mine
   side4video train clips/ --out runs/wide side.width=512 optim.lr=5e-4 data.num_frames=16
   side4video train recipe.yaml --out runs/paper data.train=clips/train.csv
   side4video train ssv2-b16 data.root=/data/ssv2 --out runs/ssv2-b16
+  side4video train --task retrieval captions.jsonl --out runs/search --backbone open_clip:ViT-B-16/openai
   side4video train --out runs/mine --resume"""
 
 SHORT_FLAGS = {
@@ -54,7 +55,8 @@ def add_arguments(parser: CommandParser) -> None:
         "source",
         nargs="?",
         metavar="SOURCE",
-        help="a folder of class folders, a list file, a recipe (.yaml), or the name of a shipped recipe",
+        help="a folder of class folders, a list file, a recipe (.yaml), or the name of a shipped recipe; in retrieval "
+        "a CSV or JSONL file with video,caption[,start,end]",
     )
     parser.add_option("--out", metavar="RUN", help="the folder of this run; it must be new or empty (see --resume)")
     parser.add_option("--recipe", metavar="NAME|FILE", help="settings to start from, when SOURCE is a data set")
@@ -94,7 +96,7 @@ def settings_from(source: str | None, recipe: str | None, overrides: dict[str, A
     base, typed = _given(source, recipe, overrides)
     settings = locate_data(load_settings(base, typed))
     if settings.data.train is None:
-        raise ConfigError("no data: name a folder of class folders or a list file as SOURCE, or set data.train=PATH")
+        raise ConfigError(_no_data(settings))
     return settings
 
 
@@ -132,6 +134,15 @@ def _given(source: str | None, recipe: str | None, overrides: dict[str, Any]) ->
     if typed.get("data.train", source) != source:
         raise ConfigError(f"two data sets: SOURCE {source} and data.train={typed['data.train']}; give one of them")
     return base, {"data.train": source, **typed}
+
+
+def _no_data(settings: RunSettings) -> str:
+    what = (
+        "a CSV or JSONL file with video,caption"
+        if settings.task == "retrieval"
+        else "a folder of class folders or a list file"
+    )
+    return f"no data: name {what} as SOURCE, or set data.train=PATH"
 
 
 def _refuse_used_folder(out: Path, *, resume: bool) -> None:
@@ -182,17 +193,19 @@ def _train(settings: RunSettings, out: Path, *, going_on: bool, json: bool) -> O
     if len(result.broken) > _SHOWN_BROKEN:
         note(f"... and {len(result.broken) - _SHOWN_BROKEN} more; {out / 'broken.json'} lists them")
     if not json:
-        best = (
-            "" if result.top1 is None else f", validation top-1 {100 * result.top1:.1f} % (epoch {result.best_epoch})"
-        )
+        retrieval = settings.task == "retrieval"
+        name, score = ("text-to-video R@1", result.t2v_r1) if retrieval else ("top-1", result.top1)
+        best = "" if score is None else f", validation {name} {100 * score:.1f} % (epoch {result.best_epoch})"
         epochs = f"{result.epochs} epoch{'s' * (result.epochs != 1)}"
         say(f"{out}: {epochs}, {result.steps} steps, {_duration(result.seconds)}{best}")
-    note(f"next: side4video evaluate {out}\n      side4video predict {out} VIDEO")
+    note(f"next: side4video evaluate {out}")
+    if settings.task == "recognition":
+        note(f"      side4video predict {out} VIDEO")
     value = {
         "out": str(result.out),
         "epochs": result.epochs,
         "steps": result.steps,
-        "top1": result.top1,
+        **({"t2v_r1": result.t2v_r1} if settings.task == "retrieval" else {"top1": result.top1}),
         "best_epoch": result.best_epoch,
         "broken": len(result.broken),
         "seconds": result.seconds,

@@ -5,7 +5,7 @@ The line under each field is its help text on the command line. Unknown keys are
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -64,8 +64,8 @@ class SideSettings(Settings):
     """Layer norm before or after the projection of the frozen tokens. Default: the dialect's."""
     norm: Literal["batch", "layer"] = "batch"
     """Norm around convolution and MLP. batch is the paper's; layer does not tie the clips of a batch together."""
-    position_on_class: bool = False
-    """Give the class token a position embedding too (the retrieval dialect of CLIP)."""
+    position_on_class: bool | None = None
+    """Give the class token a position embedding too. Default: the dialect's: in retrieval with CLIP, else not."""
     final_norm: bool | None = None
     """Norm after the last side block. Default: the dialect's."""
     init: Literal["paper", "identity"] = "paper"
@@ -158,6 +158,44 @@ class DataSettings(Settings):
         return value
 
 
+class RetrievalSettings(Settings):
+    """Text-video retrieval; without effect in recognition."""
+
+    format: Literal["auto", "table", "jsonl", "msrvtt", "msvd", "vatex", "didemo", "lsmdc", "activitynet"] = "auto"
+    """How to read data.train and data.val. auto: CSV or JSONL with video,caption[,start,end]; the others are folders
+    with a data set's published caption files."""
+    train_split: str = "train"
+    """Split of a published data set to train on, such as train-7k of MSR-VTT."""
+    val_split: str = "val"
+    """Split of a published data set to validate on; without data.val, of the folder that data.train names."""
+    missing: Literal["error", "leave_out"] = "error"
+    """Videos that are not there: stop, or leave them out and say how many."""
+    interaction: Literal["wti", "mean"] = "wti"
+    """wti: weighted token-wise interaction of words and frames. mean: the cosine of sentence and mean frame."""
+    train_text: bool = True
+    """Train the text tower too, slowly, as the paper does; off: it stays as it is, which saves memory."""
+    max_words: int = Field(default=32, ge=3)
+    """Tokens of a caption, start and end among them; longer captions are cut off with a warning."""
+    captions: Literal["all", "one"] = "all"
+    """Captions of a video that an epoch goes through: all of them, one by one, or one drawn anew each epoch. With all,
+    a batch may hold a video twice, each as a wrong answer to the other's caption, as in the released code."""
+    train_frames: Literal["strides", "seconds"] = "strides"
+    """Frames in training. strides: a random one from each of T equal strides. seconds: one a second, from a random
+    start; long videos are thinned, short ones leave empty frames."""
+    test_frames: Literal["every", "centers"] = "every"
+    """Frames in validation and evaluation. every: each (n//T)-th (MSR-VTT, MSVD). centers: of T equal parts (VATEX)."""
+    chunk_size: int | None = Field(default=None, ge=1)
+    """Embed a batch this many clips at a time, twice: the memory of that many clips, the exact gradient of the batch,
+    a third more computing. Batch norm then sees a chunk at a time. Default: the whole batch at once."""
+    pretrained_lr_ratio: float = Field(default=1e-3, ge=0)
+    """Learning rate of what comes from the image-text model, as a multiple of the side network's."""
+    warmup: float = Field(default=0.1, ge=0, le=1)
+    """Share of all steps that the rate rises from 0; it then follows a cosine down to 0."""
+    gather_gradient: Literal["exact", "released"] = "exact"
+    """Gradient through the embeddings gathered from all processes. released: 1/processes of it, as in the released
+    code."""
+
+
 class OptimSettings(Settings):
     """Optimiser and schedule."""
 
@@ -223,11 +261,19 @@ class TrainSettings(Settings):
         return value
 
 
+RETRIEVAL_DEFAULTS: dict[str, dict[str, Any]] = {
+    "data": {"num_frames": 12, "batch_size": 128},
+    "optim": {"epochs": 5, "lr": 1e-4, "weight_decay": 0.2, "betas": (0.9, 0.98), "clip_grad_norm": 1.0},
+}
+"""What the paper's retrieval sets otherwise than its recognition; with `task: retrieval` these are the defaults."""
+
+
 class RunSettings(Settings):
     """Everything that makes a run."""
 
-    task: Literal["recognition"] = "recognition"
-    """What is learned."""
+    task: Literal["recognition", "retrieval"] = "recognition"
+    """What is learned: to name actions, or to find videos by text. retrieval has defaults of its own: 12 frames, batch
+    128, 5 epochs at optim.lr=1e-4, weight decay 0.2, betas 0.9 and 0.98, gradients clipped to 1."""
     memory: Literal["fast", "balanced", "lean", "smallest"] = "balanced"
     """What training keeps; the numbers do not change. fast: everything. balanced: what enters each side block, the rest
     is computed again. lean: and what is kept waits in host memory. smallest: and a block is computed again in parts."""
@@ -237,7 +283,22 @@ class RunSettings(Settings):
     """The side network."""
     data: DataSettings = DataSettings()
     """Clips and augmentation."""
+    retrieval: RetrievalSettings = RetrievalSettings()
+    """Text-video retrieval."""
     optim: OptimSettings = OptimSettings()
     """Optimiser and schedule."""
     train: TrainSettings = TrainSettings()
     """Process, precision, logging."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_task(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("task") != "retrieval":  # pyright: ignore[reportUnknownMemberType]
+            return values  # pyright: ignore[reportUnknownVariableType]
+        filled: dict[str, Any] = {**values}
+        for name, defaults in RETRIEVAL_DEFAULTS.items():
+            given = filled.get(name, {})
+            # whatever is no mapping is for the group's own validation to name
+            if isinstance(given, dict):
+                filled[name] = defaults | cast("dict[str, Any]", given)
+        return filled

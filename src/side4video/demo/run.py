@@ -15,7 +15,7 @@ from torch import Tensor
 
 from side4video.backbones.base import FrozenBackbone
 from side4video.batch import VideoBatch
-from side4video.build import build_backbone, build_manifests, load_run, pixel_format, train_run
+from side4video.build import build_backbone, build_manifests, load_classifier, pixel_format, train_run
 from side4video.config.schema import (
     BackboneSettings,
     DataSettings,
@@ -134,7 +134,7 @@ def run_demo(
     train_run(settings, folder / RUN, progress=progress, backbone=backbone)
 
     tell(f"evaluating on {len(val)} other clips: in order, then with their frames shuffled")
-    model = load_run(folder / RUN, backbone=backbone)
+    model = load_classifier(folder / RUN, backbone=backbone)
     ordered = evaluate(model, _loader(settings, backbone, val))
     shuffled = evaluate(model, _loader(settings, backbone, val, shuffle_frames=True))
 

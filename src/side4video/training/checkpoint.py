@@ -1,10 +1,11 @@
 """The run folder: what a training leaves behind, and how it is read again.
 
-    side.safetensors    side network and head; the best by validation top-1 (its EMA when that is on)
+    side.safetensors    all that trains; the best by validation top-1 or R@1 (its EMA when that is on)
     last.safetensors    the same after the last epoch
     config.yaml         every setting, resolved
-    classes.json        class names in order of their numbers
+    classes.json        class names in order of their numbers; a retrieval run has none
     backbone.json       name, content hash and shape of the frozen model the weights belong to
+    text.json           the same of a frozen text tower
     preprocessing.json  the pixels it wants
     metrics.json        the history: one entry an epoch, and the best
     broken.json         videos that could not be read
@@ -45,6 +46,7 @@ LAST_WEIGHTS = "last.safetensors"
 CONFIG = "config.yaml"
 CLASSES = "classes.json"
 BACKBONE = "backbone.json"
+TEXT = "text.json"
 PREPROCESSING = "preprocessing.json"
 METRICS = "metrics.json"
 BROKEN = "broken.json"
@@ -85,15 +87,27 @@ class RunFolder:
         """Whether a run has been started here."""
         return (self.path / CONFIG).exists()
 
-    def begin(self, settings: RunSettings, backbone: FrozenBackbone, class_names: Sequence[str]) -> None:
+    def begin(
+        self,
+        settings: RunSettings,
+        backbone: FrozenBackbone,
+        class_names: Sequence[str] | None,
+        *,
+        text: Mapping[str, Any] | None = None,
+    ) -> None:
         """Make the folder and write what is known before the first step. The settings come last: they make it a run.
+
+        A retrieval run has no class names, and `text`, the identity of its text tower, when that is frozen.
 
         Raises:
             TrainingError: the folder cannot be written.
         """
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            write_json(self.path / CLASSES, list(class_names))
+            if class_names is not None:
+                write_json(self.path / CLASSES, list(class_names))
+            if text is not None:
+                write_json(self.path / TEXT, dict(text))
             write_json(self.path / BACKBONE, backbone.identity())
             write_json(self.path / PREPROCESSING, asdict(backbone.preprocessing))
             write_bytes(self.path / CONFIG, dump_settings(settings).encode())
@@ -137,14 +151,15 @@ class RunFolder:
         Raises:
             CheckpointError: another model, or a damaged record.
         """
-        saved, given = read_json(self.path / BACKBONE), backbone.identity()
-        if not isinstance(saved, dict) or not {"name", "hash"} <= saved.keys():
-            raise CheckpointError(f"{self.path / BACKBONE}: damaged: must hold the backbone's name and hash")
-        if saved["hash"] != given["hash"]:
-            raise CheckpointError(
-                f"{self.path} was trained on the backbone {saved['name']!r} (content {saved['hash'][:12]}); "
-                f"got {given['name']!r} (content {given['hash'][:12]}), whose weights differ"
-            )
+        self._check_identity(BACKBONE, "backbone", backbone.identity())
+
+    def check_text(self, text: Mapping[str, Any]) -> None:
+        """Refuse a frozen text tower, given by its identity, other than the one that was trained beside.
+
+        Raises:
+            CheckpointError: another tower, or a damaged record.
+        """
+        self._check_identity(TEXT, "text tower", text)
 
     def save_state(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]) -> Path:
         """Write the resume state of `step`; the previous one goes once this one is complete.
@@ -199,6 +214,16 @@ class RunFolder:
         """Where the newest complete resume state is."""
         states = self._states()
         return states[-1] if states else None
+
+    def _check_identity(self, file: str, what: str, given: Mapping[str, Any]) -> None:
+        saved = read_json(self.path / file)
+        if not isinstance(saved, dict) or not {"name", "hash"} <= saved.keys():
+            raise CheckpointError(f"{self.path / file}: damaged: must hold the {what}'s name and hash")
+        if saved["hash"] != given["hash"]:
+            raise CheckpointError(
+                f"{self.path} was trained on the {what} {saved['name']!r} (content {saved['hash'][:12]}); "
+                f"got {given['name']!r} (content {given['hash'][:12]}), whose weights differ"
+            )
 
     def _states(self) -> list[Path]:
         folder = self.path / STATE_FOLDER

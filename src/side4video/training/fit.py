@@ -20,31 +20,30 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from side4video.batch import BrokenClip, VideoBatch
+from side4video.batch import BrokenClip, CaptionBatch, VideoBatch
 from side4video.config.schema import RunSettings
 from side4video.errors import TrainingError
-from side4video.tasks.mixing import Mixer
-from side4video.tasks.recognition import VideoClassifier
+from side4video.tasks.base import TrainedModel
 from side4video.training.broken import BrokenLog
 from side4video.training.checkpoint import LAST_WEIGHTS, WEIGHTS, RunFolder
 from side4video.training.ema import MovingAverage
-from side4video.training.evaluate import EvaluationResult, EvaluationStopped, evaluate
-from side4video.training.optim import Schedule, make_optimizer, parameter_groups, set_rate
+from side4video.training.evaluate import EvaluationStopped
+from side4video.training.optim import set_rate
 from side4video.training.progress import NoProgress, ProgressView, StepNews
 from side4video.training.runtime import Runtime, start
 from side4video.training.session import Session, Trainee
 from side4video.training.signals import StopSignals
 from side4video.training.state import Progression, restore_weights, seeded
-from side4video.training.step import TrainStep, batch_generator
 from side4video.training.sync_norm import synced_batch_norms
-from side4video.training.values import FitResult, TrainingData
+from side4video.training.task import make_task
+from side4video.training.values import FitResult, Place, TrainingData, Validation
 
 logger = logging.getLogger(__name__)
 
 
 def fit(
     settings: RunSettings,
-    model: VideoClassifier,
+    model: TrainedModel,
     data: TrainingData,
     out: str | Path,
     *,
@@ -52,11 +51,12 @@ def fit(
     runtime: Runtime | None = None,
     progress: ProgressView | None = None,
 ) -> FitResult:
-    """Train side network and head, and leave a run folder.
+    """Train all of a model that trains, and leave a run folder.
 
-    Afterwards the model holds what `side.safetensors` holds: the best weights by validation top-1 (averaged ones when
-    EMA is on), or the last ones without validation. With `resume` a run goes on from its last saved state, to the same
-    weights as if it had never stopped. The global random state is as it was before. Ctrl-C and SIGTERM save first.
+    Afterwards the model holds what `side.safetensors` holds: the best weights by validation top-1, or R@1 from text to
+    video in retrieval (averaged ones when EMA is on), or the last ones without validation. With `resume` a run goes on
+    from its last saved state, to the same weights as if it had never stopped. The global random state is as it was
+    before. Ctrl-C and SIGTERM save first.
 
     Raises:
         ConfigError: the folder already holds a run, or the settings are not those of the run to resume.
@@ -89,7 +89,7 @@ class _Loop:
     def __init__(
         self,
         settings: RunSettings,
-        model: VideoClassifier,
+        model: TrainedModel,
         data: TrainingData,
         folder: RunFolder,
         runtime: Runtime,
@@ -99,20 +99,14 @@ class _Loop:
         self.settings, self.optim, self.data = settings, settings.optim, data
         self.model, self.runtime, self.signals = model, runtime, signals
         self.progress = progress if runtime.is_main else NoProgress()
-        self.mixer = Mixer(model.head.out_features, mixup=settings.data.mixup, cutmix=settings.data.cutmix)
-        self.schedule = Schedule(self.optim, data.batches_per_epoch)
-        groups = parameter_groups(model, self.optim)
-        # a fused step unscales fp16 gradients by itself, too late for clipping them
-        fused = runtime.device.type in ("cuda", "cpu") and not (runtime.scaler and self.optim.clip_grad_norm)
-        optimizer = make_optimizer(groups, self.optim, fused=fused)
-        step = TrainStep(model, smoothing=self.optim.label_smoothing)
-        self.step, self.optimizer = runtime.setup(step, optimizer, model.backbone)
+        self.task = make_task(settings, model, runtime, batches_per_epoch=data.batches_per_epoch)
+        self.optimizer = self.task.wrapped_optimizer
         if settings.train.compile:
             for block in model.side.blocks:
                 block.compile()
         ema = MovingAverage(model.trainable_state(), self.optim.ema) if self.optim.ema else None
         broken = BrokenLog(data.num_train, settings.data.broken_tolerance)
-        self.trainee = Trainee(model, optimizer, groups, ema, broken, Progression())
+        self.trainee = Trainee(self.task, ema, broken, Progression())
         self.session = Session(settings, self.trainee, folder, runtime, fingerprint=data.fingerprint)
         self.pending: _Pending | None = None
         self.step_sums = (0.0, 0.0, 0.0)
@@ -161,7 +155,7 @@ class _Loop:
         assert self.at.batch == total, f"the loader gave {self.at.batch} batches, not {total}"
         self._agree(None)
 
-    def _batches(self) -> Iterator[tuple[int, VideoBatch | None]]:
+    def _batches(self) -> Iterator[tuple[int, VideoBatch | CaptionBatch | None]]:
         """The batches of the epoch from here on, numbered; `None` when the signal to stop has ended the workers."""
         self.data.seek(self.at.epoch, self.at.batch)
         batches = iter(self.data.train_loader)
@@ -178,23 +172,16 @@ class _Loop:
                 return
             yield index, batch
 
-    def _backward(self, batch: VideoBatch, index: int, clips: float, empty: float, *, ends: bool, in_step: int) -> int:
+    def _backward(
+        self, batch: VideoBatch | CaptionBatch, index: int, clips: float, empty: float, *, ends: bool, in_step: int
+    ) -> int:
         """Add this batch's gradient; 1 when any process had clips for it."""
         # batch norm over all processes cannot leave one out: then nobody takes part
         useful = clips > 0 and not (self.settings.train.sync_bn and empty)
         if not useful and not (ends and self.runtime.world_size > 1):
             return 0
-        clip_BTCHW = labels_B = labels_BK = None
-        if useful and len(batch):
-            batch = batch.to(self.runtime.device, non_blocking=True)
-            generator = batch_generator(self.settings.train.seed, self.at.epoch, index, self.runtime.rank)
-            batch = self.mixer(batch, generator)
-            clip_BTCHW, labels_B, labels_BK = batch.clip_BTCHW, batch.labels_B, batch.labels_BK
-        # the wrapper averages over processes; this makes it the mean over clips
-        share = len(batch) * self.runtime.world_size / max(clips, 1.0) / in_step
-        with self.runtime.no_sync(self.step, enabled=not ends):
-            loss, stats = self.step(clip_BTCHW, labels_B, labels_BK, share)
-            self.runtime.fabric.backward(loss)
+        place = Place(self.at.epoch, index, ends=ends, in_step=in_step)
+        stats = self.task.backward(batch, clips if useful else 0.0, place)
         self.pending = _Pending(stats)
         return int(useful)
 
@@ -202,13 +189,11 @@ class _Loop:
         """One optimiser step on what was added up; none when no clip contributed."""
         self.at.batch = index + 1
         if contributions:
-            rate = self.schedule.rate(self.at.epoch, index)
+            rate = self.task.rate(self.at.epoch, index)
             set_rate(self.optimizer, rate)
-            if self.optim.clip_grad_norm is not None:
-                self.runtime.fabric.clip_gradients(
-                    self.step, self.optimizer, max_norm=self.optim.clip_grad_norm, error_if_nonfinite=False
-                )
+            self.task.before_step()
             self.optimizer.step()
+            self.task.after_step()
             self.at.step += 1
             if self.trainee.ema is not None:
                 self.trainee.ema.update(self.model.trainable_state(), self.at.step)
@@ -232,10 +217,10 @@ class _Loop:
                 better = result is not None and self._is_better(result)
                 if result is not None:
                     self.trainee.broken.val = {clip.index: clip for clip in result.broken}
-                    higher = at.best_top1 is None or result.report.top1 > at.best_top1
+                    higher = at.best_top1 is None or result.score > at.best_top1
                     at.without_better = 0 if higher else at.without_better + 1
                 if better and result is not None:
-                    at.best_top1, at.best_loss, at.best_epoch = result.report.top1, result.loss, epoch
+                    at.best_top1, at.best_loss, at.best_epoch = result.score, result.loss, epoch
                 if better or at.best_top1 is None:
                     self.session.save_weights(WEIGHTS)
                 self.session.save_weights(LAST_WEIGHTS)
@@ -254,19 +239,19 @@ class _Loop:
         self.session.save_summaries()
         self.progress.epoch(row)
 
-    def _validate(self) -> EvaluationResult:
+    def _validate(self) -> Validation:
         assert self.data.val_loader is not None
         self.progress.validate(self.at.epoch)
         stop = lambda: self.signals.received is not None  # noqa: E731
-        return evaluate(self.model, self.data.val_loader, runtime=self.runtime, should_stop=stop)
+        return self.task.validate(self.data.val_loader, stop)
 
-    def _is_better(self, result: EvaluationResult) -> bool:
-        """By top-1; between equals, by the lower loss."""
+    def _is_better(self, result: Validation) -> bool:
+        """By score; between equals, by the lower loss."""
         if self.at.best_top1 is None or self.at.best_loss is None:
             return True
-        return (result.report.top1, -result.loss) > (self.at.best_top1, -self.at.best_loss)
+        return (result.score, -result.loss) > (self.at.best_top1, -self.at.best_loss)
 
-    def _agree(self, batch: VideoBatch | None, *, may_stop: bool = False) -> tuple[float, float]:
+    def _agree(self, batch: VideoBatch | CaptionBatch | None, *, may_stop: bool = False) -> tuple[float, float]:
         """Sum over the processes what this batch brings and what the last one gave; stop together where needed.
 
         Returns the clips of this batch in all processes, and how many processes have none.
@@ -305,10 +290,10 @@ class _Loop:
         loss, top1 = (value / max(self.step_sums[2], 1.0) for value in self.step_sums[:2])
         self.step_sums = (0.0, 0.0, 0.0)
         speed = self.speed_clips / max(time.monotonic() - self.speed_mark, 1e-9)
-        self.session.log(
-            {"epoch": at.epoch + 1, "loss": loss, "top1": top1, "lr": pending.lr, "clips_per_second": speed}
-        )
-        self.progress.step(StepNews(at.epoch, at.step, self._batches_done(), loss, top1, pending.lr, speed))
+        counted = {"top1": top1} if self.task.counts_right else {}
+        self.session.log({"epoch": at.epoch + 1, "loss": loss, **counted, "lr": pending.lr, "clips_per_second": speed})
+        news = StepNews(at.epoch, at.step, self._batches_done(), loss, counted.get("top1"), pending.lr, speed)
+        self.progress.step(news)
 
     def _count_broken(self, unseen: list[BrokenClip]) -> None:
         for part in self.runtime.gather_json([[clip.index, clip.path, clip.reason] for clip in unseen]):
@@ -344,20 +329,18 @@ class _Loop:
             "A lower optim.lr, optim.clip_grad_norm=1 or train.precision=fp32 may help"
         )
 
-    def _history_row(self, result: EvaluationResult | None) -> dict[str, Any]:
+    def _history_row(self, result: Validation | None) -> dict[str, Any]:
         at, clips = self.at, max(self.at.clips, 1.0)
-        report = None if result is None else result.report
+        counted = {"train_top1": at.correct / clips} if self.task.counts_right else {}
+        found: dict[str, Any] = dict.fromkeys(self.task.validation_names) if result is None else result.values
         return {
             "epoch": at.epoch + 1,
             "step": at.step,
-            "lr": self.schedule.rate(at.epoch, self.data.batches_per_epoch - 1),
+            "lr": self.task.rate(at.epoch, self.data.batches_per_epoch - 1),
             "train_loss": at.loss_sum / clips,
-            "train_top1": at.correct / clips,
+            **counted,
             "clips_per_second": at.clips / max(at.epoch_seconds, 1e-9),
-            "val_loss": None if result is None else result.loss,
-            "val_top1": None if report is None else report.top1,
-            "val_top5": None if report is None else report.top5,
-            "val_mean_class": None if report is None else report.mean_class,
+            **{f"val_{name}": value for name, value in found.items()},
         }
 
     def _batches_done(self) -> int:
@@ -371,10 +354,11 @@ class _Loop:
             out=self.session.folder.path,
             epochs=at.epoch,
             steps=at.step,
-            top1=at.best_top1,
+            top1=at.best_top1 if self.task.metric == "top1" else None,
             best_epoch=at.best_epoch,
             history=tuple(at.history),
             broken=tuple(clip for _, clip in sorted(broken.train.items())),
             seconds=at.seconds,
             is_main=self.runtime.is_main,
+            t2v_r1=at.best_top1 if self.task.metric == "t2v_r1" else None,
         )

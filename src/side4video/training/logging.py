@@ -35,8 +35,18 @@ class CurveLogger(Protocol):
         ...
 
 
-def open_loggers(names: Sequence[str], out: Path, *, step: int, epochs: int) -> list[CurveLogger]:
+def open_loggers(
+    names: Sequence[str],
+    out: Path,
+    *,
+    step: int,
+    epochs: int,
+    step_columns: Sequence[str] = STEP_COLUMNS,
+    epoch_columns: Sequence[str] = EPOCH_COLUMNS,
+) -> list[CurveLogger]:
     """The loggers of a run that stands at `step`, `epochs` of them over; what they hold beyond that is dropped.
+
+    The columns are those of the tables; `val_loss` is the first of an epoch's.
 
     Raises:
         MissingExtraError: wandb is wanted and not installed.
@@ -44,7 +54,7 @@ def open_loggers(names: Sequence[str], out: Path, *, step: int, epochs: int) -> 
     """
     (out / LOG_FOLDER).mkdir(parents=True, exist_ok=True)
     made: dict[str, Callable[[], CurveLogger]] = {
-        "csv": lambda: CsvCurves(out, step=step, epochs=epochs),
+        "csv": lambda: CsvCurves(out, step, epochs, step_columns, epoch_columns),
         "tensorboard": lambda: TensorBoardCurves(out, step=step),
         "wandb": lambda: WandbCurves(out, step=step),
     }
@@ -54,10 +64,12 @@ def open_loggers(names: Sequence[str], out: Path, *, step: int, epochs: int) -> 
 class CsvCurves:
     """`logs/steps.csv` with a row a step, and `logs/epochs.csv` with a row a validation."""
 
-    def __init__(self, out: Path, *, step: int, epochs: int) -> None:
+    def __init__(
+        self, out: Path, step: int, epochs: int, step_columns: Sequence[str], epoch_columns: Sequence[str]
+    ) -> None:
         folder = out / LOG_FOLDER
-        self._steps = _CsvFile(folder / "steps.csv", STEP_COLUMNS, "step", step)
-        self._epochs = _CsvFile(folder / "epochs.csv", ("step", "epoch", *EPOCH_COLUMNS), "epoch", epochs)
+        self._steps = _CsvFile(folder / "steps.csv", step_columns, "step", step)
+        self._epochs = _CsvFile(folder / "epochs.csv", ("step", "epoch", *epoch_columns), "epoch", epochs)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         target = self._epochs if EPOCH_COLUMNS[0] in values else self._steps

@@ -9,19 +9,22 @@ from typing import Any, Protocol, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from side4video.tasks.recognition import VideoClassifier
+from side4video.tasks.base import TrainedModel
 from side4video.training.report import part_reports, part_table
 
 
 @dataclass(frozen=True)
 class StepNews:
-    """One optimiser step. `epoch` counts from 0, `batches_done` over the whole run; rates are of all processes."""
+    """One optimiser step. `epoch` counts from 0, `batches_done` over the whole run; rates are of all processes.
+
+    `top1` is null where a step has none (retrieval).
+    """
 
     epoch: int
     step: int
     batches_done: int
     loss: float
-    top1: float
+    top1: float | None
     lr: float
     clips_per_second: float
 
@@ -29,7 +32,7 @@ class StepNews:
 class ProgressView(Protocol):
     """What the training loop tells whoever shows it; only the first process does."""
 
-    def open(self, model: VideoClassifier, *, epochs: int, batches: int, batches_done: int) -> None:
+    def open(self, model: TrainedModel, *, epochs: int, batches: int, batches_done: int) -> None:
         """Training begins, or goes on after `batches_done` of all `batches`."""
         ...
 
@@ -53,7 +56,7 @@ class ProgressView(Protocol):
 class NoProgress:
     """Shows nothing."""
 
-    def open(self, model: VideoClassifier, *, epochs: int, batches: int, batches_done: int) -> None:
+    def open(self, model: TrainedModel, *, epochs: int, batches: int, batches_done: int) -> None:
         pass
 
     def step(self, news: StepNews) -> None:
@@ -76,7 +79,7 @@ class LineProgress(NoProgress):
         self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
         self._epochs = 0
 
-    def open(self, model: VideoClassifier, *, epochs: int, batches: int, batches_done: int) -> None:
+    def open(self, model: TrainedModel, *, epochs: int, batches: int, batches_done: int) -> None:
         self._epochs = epochs
         self._console.print(part_table(part_reports(model)))
         if batches_done:
@@ -104,13 +107,14 @@ class BarProgress(LineProgress):
         )
         self._task: Any = None
 
-    def open(self, model: VideoClassifier, *, epochs: int, batches: int, batches_done: int) -> None:
+    def open(self, model: TrainedModel, *, epochs: int, batches: int, batches_done: int) -> None:
         super().open(model, epochs=epochs, batches=batches, batches_done=batches_done)
         self._task = self._bar.add_task("starting", total=batches, completed=batches_done, news="")
         self._bar.start()
 
     def step(self, news: StepNews) -> None:
-        text = f"loss {news.loss:.3f} top-1 {news.top1:.1%} lr {news.lr:.1e} {news.clips_per_second:.1f} clips/s"
+        top1 = "" if news.top1 is None else f" top-1 {news.top1:.1%}"
+        text = f"loss {news.loss:.3f}{top1} lr {news.lr:.1e} {news.clips_per_second:.1f} clips/s"
         self._bar.update(
             self._task,
             completed=news.batches_done,
@@ -135,10 +139,12 @@ def epoch_line(row: dict[str, Any], epochs: int) -> str:
     parts = [
         f"epoch {row['epoch']}/{epochs}",
         f"loss {row['train_loss']:.4f}",
-        f"top-1 {row['train_top1']:.1%}",
+        *([f"top-1 {row['train_top1']:.1%}"] if "train_top1" in row else []),
         f"lr {row['lr']:.2e}",
         f"{row['clips_per_second']:.1f} clips/s",
     ]
     if row.get("val_top1") is not None:
         parts.append(f"validation top-1 {row['val_top1']:.1%} loss {row['val_loss']:.4f}")
+    if row.get("val_t2v_r1") is not None:
+        parts.append(f"validation text-to-video R@1 {row['val_t2v_r1']:.1%} loss {row['val_loss']:.4f}")
     return "  ".join(parts)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from torch import Tensor, nn
 
+from side4video.tasks.base import TrainedModel
 from side4video.tasks.recognition import VideoClassifier
 
 
@@ -23,8 +24,8 @@ class PartReport:
     bytes: int
 
 
-def part_reports(model: VideoClassifier) -> list[PartReport]:
-    """The frozen backbone, the side network by its parts, and the head, in the order in which a clip meets them.
+def part_reports(model: TrainedModel) -> list[PartReport]:
+    """The frozen backbone, the side network by its parts, and what follows it, in the order in which a clip meets them.
 
     The parameters of a part are its own; the lines add up to the whole model.
     """
@@ -38,7 +39,14 @@ def part_reports(model: VideoClassifier) -> list[PartReport]:
     for name, module in side.items():
         count = f" x {len(module)}" if isinstance(module, nn.ModuleList) else ""
         reports.append(_report(f"side.{name}{count}", module.parameters(), module.buffers()))
-    reports.append(_report("head", model.head.parameters(), model.head.buffers()))
+    if isinstance(model, VideoClassifier):
+        reports.append(_report("head", model.head.parameters(), model.head.buffers()))
+        return reports
+    reports.append(_report("side_proj, logit_scale", (model.side_proj, model.logit_scale), ()))
+    reports.append(_report("frame_head", model.frame_head.parameters(), model.frame_head.buffers()))
+    if model.wti is not None:
+        reports.append(_report("wti", model.wti.parameters(), ()))
+    reports.append(_report(f"text tower {model.text_tower.name}", model.text.parameters(), model.text.buffers()))
     return reports
 
 

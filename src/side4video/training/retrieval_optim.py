@@ -140,7 +140,9 @@ def retrieval_groups(
     ]
 
 
-def make_retrieval_optimizer(groups: list[ParameterGroup], *, max_norm: float | None = 1.0) -> RetrievalAdam:
+def make_retrieval_optimizer(
+    groups: list[ParameterGroup], *, max_norm: float | None = 1.0, betas: tuple[float, float] = (0.9, 0.98)
+) -> RetrievalAdam:
     """The optimiser over the groups, at rate 0 until `optim.set_rate` gives it one."""
     return RetrievalAdam(
         [
@@ -148,5 +150,6 @@ def make_retrieval_optimizer(groups: list[ParameterGroup], *, max_norm: float | 
             for g in groups
         ],
         lr=0.0,
+        betas=betas,
         max_norm=max_norm,
     )

@@ -81,6 +81,10 @@ class Runtime:
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(step, ignored)  # pyright: ignore[reportPrivateUsage]
         return self.fabric.setup(step, optimizer)
 
+    def setup_optimizer(self, optimizer: torch.optim.Optimizer) -> Any:
+        """Wrap an optimiser of a module that nothing wraps; averaging gradients is then its owner's business."""
+        return self.fabric.setup_optimizers(optimizer)
+
     def no_sync(self, wrapped: Any, enabled: bool) -> AbstractContextManager[Any]:
         """Keep gradients local during this backward pass, when another batch of the same step follows."""
         return self.fabric.no_backward_sync(wrapped, enabled=enabled and self.world_size > 1)

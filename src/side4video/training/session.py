@@ -18,7 +18,7 @@ from torch import Tensor
 
 from side4video.config.schema import RunSettings
 from side4video.errors import CheckpointError, ConfigError, Side4VideoError, TrainingError
-from side4video.tasks.recognition import VideoClassifier
+from side4video.tasks.base import TrainedModel
 from side4video.training.broken import BrokenLog
 from side4video.training.checkpoint import (
     BROKEN,
@@ -30,8 +30,7 @@ from side4video.training.checkpoint import (
     writing,
 )
 from side4video.training.ema import MovingAverage
-from side4video.training.logging import CurveLogger, open_loggers
-from side4video.training.optim import ParameterGroup
+from side4video.training.logging import STEP_COLUMNS, CurveLogger, open_loggers
 from side4video.training.provenance import provenance
 from side4video.training.runtime import Runtime
 from side4video.training.state import (
@@ -43,6 +42,7 @@ from side4video.training.state import (
     restore_random_state,
     restore_weights,
 )
+from side4video.training.task import TrainingTask
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +51,15 @@ logger = logging.getLogger(__name__)
 class Trainee:
     """Everything that training changes; the random state belongs to the process."""
 
-    model: VideoClassifier
-    optimizer: torch.optim.Optimizer
-    groups: list[ParameterGroup]
+    task: TrainingTask
     ema: MovingAverage | None
     broken: BrokenLog
     at: Progression
+
+    @property
+    def model(self) -> TrainedModel:
+        """What is trained."""
+        return self.task.model
 
 
 class Session:
@@ -99,7 +102,7 @@ class Session:
         trainee = self.trainee
         weights = trainee.model.trainable_state()
         self._check_finite(weights)
-        tensors = {"weights": weights, "optimizer": optimizer_tensors(trainee.optimizer, trainee.groups)}
+        tensors = {"weights": weights, "optimizer": optimizer_tensors(trainee.task.optimizer, trainee.task.groups)}
         if trainee.ema is not None:
             tensors["ema"] = trainee.ema.averages
         scaler = self.runtime.scaler
@@ -130,7 +133,7 @@ class Session:
             TrainingError: the disk cannot be written.
         """
         at = self.trainee.at
-        best = {"epoch": at.best_epoch, "val_top1": at.best_top1}
+        best = {"epoch": at.best_epoch, f"val_{self.trainee.task.metric}": at.best_top1}
         self.on_main(lambda: self.folder.save_json(METRICS, {"best": best, "history": at.history}))
         self.save_broken()
 
@@ -209,15 +212,21 @@ class Session:
         return False
 
     def _begin(self, *, restored: bool) -> None:
-        model, folder = self.trainee.model, self.folder
+        task, folder = self.trainee.task, self.folder
         if not restored:
             # what a run without settings left behind is nobody's
             shutil.rmtree(folder.path / STATE_FOLDER, ignore_errors=True)
-        names = model.class_names or tuple(str(number) for number in range(model.head.out_features))
-        folder.begin(self.settings, model.backbone, names)
+        folder.begin(self.settings, task.model.backbone, task.class_names, text=task.text)
         at = self.trainee.at
         with writing(folder.path):
-            self._loggers = open_loggers(self.settings.train.loggers, folder.path, step=at.step, epochs=len(at.history))
+            self._loggers = open_loggers(
+                self.settings.train.loggers,
+                folder.path,
+                step=at.step,
+                epochs=len(at.history),
+                step_columns=[name for name in STEP_COLUMNS if task.counts_right or name != "top1"],
+                epoch_columns=[f"val_{name}" for name in task.validation_names],
+            )
         self._write_run("running")
 
     def _restore(self) -> bool:
@@ -225,6 +234,8 @@ class Session:
             raise CheckpointError(f"nothing to resume: {self.folder.path} holds no run")
         check_same_settings(self.folder.settings(), self.settings)
         self.folder.check_backbone(self.trainee.model.backbone)
+        if (text := self.trainee.task.text) is not None:
+            self.folder.check_text(text)
         saved = self.folder.load_state()
         if saved is None:
             logger.warning("%s was stopped before anything was saved: starting from the beginning", self.folder.path)
@@ -243,7 +254,7 @@ class Session:
         if missing:
             raise CheckpointError(f"{saved.path}: damaged: no {', '.join(sorted(missing))}")
         restore_weights(trainee.model, tensors["weights"])
-        restore_optimizer(trainee.optimizer, trainee.groups, tensors["optimizer"])
+        restore_optimizer(trainee.task.optimizer, trainee.task.groups, tensors["optimizer"])
         if trainee.ema is not None:
             trainee.ema.restore(tensors["ema"])
         if self.runtime.scaler is not None:

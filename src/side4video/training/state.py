@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from side4video.errors import CheckpointError
-from side4video.tasks.recognition import VideoClassifier
+from side4video.tasks.base import TrainedModel
 from side4video.training.ema import copy_into
 from side4video.training.optim import ParameterGroup
 
@@ -25,6 +25,7 @@ class Progression:
     """Where a run stands. All counts are of all processes together; `epoch` and `batch` are the next ones to do.
 
     `loss_sum`, `correct` and `clips` are the epoch's so far; `seconds` is the time spent training, over all sessions.
+    `best_top1` is the best of whatever the task is judged by: top-1, or in retrieval R@1 from text to video.
     """
 
     epoch: int = 0
@@ -88,8 +89,8 @@ def restore_optimizer(
         optimizer.state[parameter][kind] = value.to(target, copy=True)
 
 
-def restore_weights(model: VideoClassifier, tensors: Mapping[str, Tensor]) -> None:
-    """Put side network and head back in place, without making new tensors.
+def restore_weights(model: TrainedModel, tensors: Mapping[str, Tensor]) -> None:
+    """Put everything that trains back in place, without making new tensors.
 
     Raises:
         CheckpointError: other names or shapes.

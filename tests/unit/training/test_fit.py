@@ -16,7 +16,7 @@ import torch
 
 from side4video.backbones.base import content_hash
 from side4video.errors import CheckpointError, ConfigError, TrainingError
-from side4video.training import fit as fit_module
+from side4video.training import recognition_task
 from side4video.training.checkpoint import RunFolder
 from side4video.training.ema import MovingAverage
 from side4video.training.files import read_tensors
@@ -176,7 +176,7 @@ def test_early_stopping_and_the_best_weights(
     small: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tops = iter([0.2, 0.6, 0.4, 0.6, 0.5, 0.9])
-    real, weights = fit_module.evaluate, []
+    real, weights = recognition_task.evaluate, []
 
     def scripted(model: Any, *arguments: Any, **keywords: Any) -> Any:
         result = real(model, *arguments, **keywords)
@@ -185,7 +185,7 @@ def test_early_stopping_and_the_best_weights(
         object.__setattr__(result, "loss", 1.0)
         return result
 
-    monkeypatch.setattr(fit_module, "evaluate", scripted)
+    monkeypatch.setattr(recognition_task, "evaluate", scripted)
     model = small.small_model()
     result = run(small, tmp_path, {"optim.epochs": 9, "train.early_stop": 3}, model=model)
     assert (result.epochs, result.top1, result.best_epoch) == (5, 0.6, 2)
