@@ -7,6 +7,9 @@ embedding, what is in each of the nine places (the drawing knows): from scratch,
 contrastive loss alone learned colours and sizes, but neither shapes nor places. The same seed, steps, batch and number
 of threads give the same file on the same kind of CPU; its sha256 is printed.
 
+The weights in the package are older than two lines of this script, the positions that start as waves and the rate: the
+model that ships has learned colours and sizes, and hardly shapes or places. They are to be trained again.
+
     python scripts/train_tiny_clip.py                 about fifteen minutes on one idle core with bf16 units
 """
 
@@ -188,6 +191,20 @@ def train(model: CLIP, *, seed: int, steps: int, batch_size: int, lr: float, che
 
 
 @torch.no_grad()
+def start_from_waves(positional_AD: Tensor) -> None:
+    """Overwrite the patches' positions by sines and cosines of their row and column, to be trained from there.
+
+    From random positions, training did not learn where things are in a thousand steps; from these in a hundred.
+    """
+    width = positional_AD.shape[1] // 4
+    frequencies = math.pi * 2 ** (3 * torch.arange(width) / width)
+    phases = ((torch.arange(GRID) + 0.5) / GRID)[:, None] * frequencies
+    waves = torch.cat([phases.sin(), phases.cos()], dim=1)
+    rows, columns = waves[:, None].expand(-1, GRID, -1), waves[None].expand(GRID, -1, -1)
+    positional_AD[1:] = 0.7 * torch.cat([rows, columns], dim=2).flatten(0, 1)
+
+
+@torch.no_grad()
 def measure(model: CLIP, seed: int, *, gallery: int = 500, singles: int = 300) -> dict[str, float]:
     """Retrieval within a gallery of held-out pictures, and how often each attribute is told
     from its alternatives, all else in the caption being true."""
@@ -261,12 +278,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=7e-4)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     model = tiny_clip_model(pretrained=False)
+    start_from_waves(model.visual.positional_embedding)
     train(model, seed=args.seed, steps=args.steps, batch_size=args.batch_size, lr=args.lr, checkpoint=args.out)
     save(model, args.out)
     model.load_state_dict({name: value.half().float() for name, value in model.state_dict().items()})
