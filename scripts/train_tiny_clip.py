@@ -10,7 +10,7 @@ of threads give the same file on the same kind of CPU; its sha256 is printed.
 The weights in the package are older than two lines of this script, the positions that start as waves and the rate: the
 model that ships has learned colours and sizes, and hardly shapes or places. They are to be trained again.
 
-    python scripts/train_tiny_clip.py                 about fifteen minutes on one idle core with bf16 units
+    python scripts/train_tiny_clip.py                 about 25 minutes on one idle core with bf16 units
 """
 
 from __future__ import annotations
@@ -276,7 +276,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(asset(WEIGHTS)), help="where the weights go")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=7e-4)
     parser.add_argument("--threads", type=int, default=1)
