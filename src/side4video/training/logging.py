@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -121,10 +122,16 @@ def _is_within(row: Mapping[str, str | None], key: str, last: int) -> bool:
 
 
 class TensorBoardCurves:
-    """Event files in `logs/tensorboard`; a resumed run purges what lies beyond its step."""
+    """Event files in `logs/tensorboard`; a resumed run purges what lies beyond its step.
+
+    TensorBoard reads the files in order of their names, which hold the second they were opened in and then a process
+    and a counter in no useful order: a purge only works from a file of a later second.
+    """
 
     def __init__(self, out: Path, *, step: int) -> None:
-        self._writer = SummaryWriter(str(out / LOG_FOLDER / "tensorboard"), purge_step=step + 1 if step else None)
+        folder = out / LOG_FOLDER / "tensorboard"
+        _wait_for_a_later_second(folder)
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
@@ -135,6 +142,14 @@ class TensorBoardCurves:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _wait_for_a_later_second(folder: Path) -> None:
+    """At most a second, as files of the future (another machine's clock) are not waited for."""
+    seconds = [name.split(".")[3] for path in folder.glob("events.out.tfevents.*") if (name := path.name)]
+    taken = {int(text) for text in seconds if text.isdecimal()}
+    while int(time.time()) in taken:
+        time.sleep(0.02)
 
 
 class WandbCurves:
