@@ -6,7 +6,8 @@ Side4VideoError
 │   ├── BackboneError                 an image model that is unknown, unreachable or has no patch tokens
 │   ├── DataError                     a data set: missing, empty, malformed, with labels that do not fit
 │   │   └── VideoError                one video that cannot be read; `.path` and `.reason` say which and why
-│   └── CheckpointError               weights or a run folder that do not fit or are damaged
+│   ├── CheckpointError               weights or a run folder that do not fit or are damaged
+│   └── StoreError                    a vector store: missing, foreign, damaged, in use or out of reach
 ├── MissingExtraError (also ImportError)   an optional dependency; the message names the extra
 └── TrainingError (also RuntimeError)      training had to stop: NaN loss, too many broken videos
 """
@@ -56,6 +57,10 @@ class VideoError(DataError):
 
 class CheckpointError(InputError):
     """Weights or a run folder that do not fit this model or are damaged."""
+
+
+class StoreError(InputError):
+    """A vector store that is missing, foreign, damaged, in use by another process or out of reach."""
 
 
 class MissingExtraError(Side4VideoError, ImportError):
