@@ -126,7 +126,7 @@ def count_videos(windows: Iterable[Window]) -> list[StoredVideo]:
     return [StoredVideo(path, digest, n, total) for (path, digest, total), n in sorted(counts.items())]
 
 
-def make_folder(folder: Path, kind: str, identity: StoreIdentity, fill: Callable[[Path], None]) -> None:
+def make_folder(folder: Path, kind: str, identity: StoreIdentity, fill: Callable[[Path, StoreIdentity], None]) -> None:
     """Make a store's folder, complete or not at all: `fill` puts the store's own files into the folder it is given.
 
     Raises:
@@ -140,7 +140,7 @@ def make_folder(folder: Path, kind: str, identity: StoreIdentity, fill: Callable
             )
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        fill(partial)
+        fill(partial, identity)
         write_json(partial / STORE_FILE, {"format": FORMAT, "layout": LAYOUT, "kind": kind, **asdict(identity)})
         partial.replace(folder)
         sync_folder(folder.parent)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, Literal, Protocol
 
@@ -126,8 +126,8 @@ class WindowFilter:
 
     @property
     def is_empty(self) -> bool:
-        """No condition at all."""
-        return self == WindowFilter()
+        """No condition at all: every window meets it."""
+        return replace(self, except_hashes=self.except_hashes or None) == WindowFilter()
 
 
 @dataclass(frozen=True)
