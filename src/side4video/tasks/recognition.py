@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from side4video.backbones.base import FrozenBackbone
+from side4video.batch import StoredTokens
 from side4video.errors import CheckpointError
 from side4video.model import Side4Video, make_side_network
 from side4video.side.network import MemoryMode, SideNetwork
 from side4video.side.spec import SideSpec
+from side4video.windows import Windows
 
 TRAINED_PARTS = ("side", "head")
 
@@ -69,17 +71,21 @@ class VideoClassifier(nn.Module):
         """The trainable side network."""
         return self.video.side
 
-    def forward(self, clip_BTCHW: Tensor) -> Tensor:
-        """`logits_BK` of normalised clips.
+    def forward(self, clip_BTCHW: Tensor, stored: StoredTokens | None = None) -> Tensor:
+        """`logits_BK` of normalised clips. With `stored` tokens the backbone does not run.
 
         Raises:
-            ValueError: a tensor that is not BTCHW with three channels.
+            ValueError: a tensor that is not BTCHW with three channels, or a tap that is not stored.
         """
-        return self.head(self.dropout(self.features(clip_BTCHW)))
+        return self.head(self.dropout(self.features(clip_BTCHW, stored)))
 
-    def features(self, clip_BTCHW: Tensor) -> Tensor:
+    def features(self, clip_BTCHW: Tensor, stored: StoredTokens | None = None) -> Tensor:
         """`features_BS`, what the classifier sees: the mean over time of the frames' representation."""
-        return self.video(clip_BTCHW).frames_BTS.mean(1)
+        return self.video(clip_BTCHW, stored).frames_BTS.mean(1)
+
+    def encode_windows(self, windows: Windows) -> Tensor:
+        """`frames_BTS` of windows whose frames have passed the backbone; their mean over time is `features_BS`."""
+        return self.side(windows.clip_BTCHW, windows.layers(self.side.taps)).frames_BTS
 
     def side_features(self, clip_BTCHW: Tensor) -> list[Tensor]:
         """BTNS patches after each side block."""

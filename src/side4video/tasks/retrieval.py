@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from side4video.backbones.base import FrozenBackbone
 from side4video.backbones.frame_head import require_embedding
 from side4video.backbones.text import WHAT_WORKS, TextEncoder
+from side4video.batch import StoredTokens
 from side4video.errors import BackboneError, CheckpointError, ConfigError
 from side4video.model import Side4Video, make_side_network
 from side4video.side.network import MemoryMode, SideNetwork
 from side4video.side.spec import SideSpec
 from side4video.tasks.similarity import MeanPooling, WeightedTokenInteraction
+from side4video.windows import Windows
 
 Interaction = Literal["wti", "mean"]
 MAX_LOGIT_SCALE = 4.605170185988092  # ln 100
@@ -117,21 +119,29 @@ class VideoTextModel(nn.Module):
             self.text.eval()
         return self
 
-    def forward(self, clip_BTCHW: Tensor, ids_MQ: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, clip_BTCHW: Tensor, ids_MQ: Tensor, stored: StoredTokens | None = None) -> tuple[Tensor, Tensor]:
         """`frames_BTE` and `tokens_MQE`: what a training step needs of one batch.
 
         Raises:
             ValueError: as `encode_video` and `encode_text`.
         """
-        return self.encode_video(clip_BTCHW), self.encode_text(ids_MQ)
+        return self.encode_video(clip_BTCHW, stored), self.encode_text(ids_MQ)
 
-    def encode_video(self, clip_BTCHW: Tensor) -> Tensor:
-        """`frames_BTE` of normalised clips, one vector a frame, not normalised.
+    def encode_video(self, clip_BTCHW: Tensor, stored: StoredTokens | None = None) -> Tensor:
+        """`frames_BTE` of normalised clips, one vector a frame, not normalised. With `stored` tokens, the last block's
+        among them, no frozen block runs.
 
         Raises:
-            ValueError: a tensor that is not BTCHW with three channels.
+            ValueError: a tensor that is not BTCHW with three channels, or a layer that is not stored.
         """
-        output, last = self.video.forward_with_last(clip_BTCHW)
+        output, last = self.video.forward_with_last(clip_BTCHW, stored)
+        return self.frame_head(self.backbone, last, output.frames_BTS @ self.side_proj)
+
+    def encode_windows(self, windows: Windows) -> Tensor:
+        """`frames_BTE` of windows whose frames have passed the backbone, as `encode_video` gives them; the stream must
+        tap the last block too."""
+        output = self.side(windows.clip_BTCHW, windows.layers(self.side.taps))
+        last = windows.layer(self.backbone.depth - 1)
         return self.frame_head(self.backbone, last, output.frames_BTS @ self.side_proj)
 
     def encode_text(self, ids_MQ: Tensor) -> Tensor:

@@ -1,0 +1,222 @@
+"""Sliding windows over a video of any length, every frame through the frozen backbone once.
+
+What the frozen blocks say of a frame does not depend on the frames around it. So frames go in as they come, in slices;
+the tapped tokens of the last few are kept; and every window that is complete is handed out as if it had been run on its
+own: its pixels for the stem (whose convolution is padded at the window's own ends), its tokens for each side network.
+Windows may overlap, and several side networks and several kinds of windows share one pass. What is held is the tokens
+of the longest window and of one slice, however long the video is.
+
+    stream = WindowStream(model.backbone, taps_of([model.side]), [WindowPlan(size=8, stride=4)])
+    for windows in stream.run(chunks):
+        frames_BTS = model.side(windows.clip_BTCHW, windows.layers(model.side.taps)).frames_BTS
+
+Shapes: F, frames that are held; A, all tokens of a frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from side4video.backbones.base import FrozenBackbone, LayerTokens
+from side4video.side.network import SideNetwork
+
+FRAME_SLICE = 16
+"""Frames that run through the backbone at a time: enough to keep a device busy."""
+MAX_WINDOWS = 8
+"""Windows that are handed out at a time."""
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """Windows of `size` frames, one every `stride` frames from the first.
+
+    The last one ends at the last frame, so that every frame of a video is in a window (if stride <= size); it is
+    shorter only where the video is.
+
+    Raises:
+        ValueError: a size or stride below 1.
+    """
+
+    size: int
+    stride: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.stride < 1:
+            raise ValueError(f"a window's size and stride must be at least 1; got {self.size} and {self.stride}")
+
+
+@dataclass(frozen=True)
+class Windows:
+    """B windows of equal length that were completed together; they hold tokens, so use them before asking for more.
+
+    `starts` are the numbers of their first frames, counted from the first frame of the video; `plan` is the place of
+    their plan among the stream's.
+    """
+
+    plan: int
+    starts: tuple[int, ...]
+    clip_BTCHW: Tensor
+    _held: Sequence[LayerTokens]
+    _places: tuple[slice, ...]
+
+    @property
+    def num_frames(self) -> int:
+        """T."""
+        return self.clip_BTCHW.shape[1]
+
+    def layers(self, taps: Collection[int]) -> Iterator[LayerTokens]:
+        """The tokens of these frozen blocks in order of depth, one after the other: what a side network consumes.
+
+        Raises:
+            ValueError: a block that the stream does not tap.
+        """
+        unknown = set(taps) - {held.layer for held in self._held}
+        if unknown:
+            raise ValueError(f"the stream taps no block {sorted(unknown)}; it taps {[t.layer for t in self._held]}")
+        return (self._cut(held) for held in self._held if held.layer in taps)
+
+    def layer(self, tap: int) -> LayerTokens:
+        """The tokens of one frozen block.
+
+        Raises:
+            ValueError: a block that the stream does not tap.
+        """
+        return next(self.layers((tap,)))
+
+    def _cut(self, held: LayerTokens) -> LayerTokens:
+        tokens_BTAD = cut(held.tokens_BTAD[0], self._places)
+        return LayerTokens(held.layer, tokens_BTAD, held.num_prefix, held.has_class_token, held.grid_YX)
+
+
+class WindowStream:
+    """Frames in, windows out. One object for one video at a time; `finish` makes it ready for the next.
+
+    `taps` are the frozen blocks whose tokens anybody will ask for (`taps_of`). Frames run through the backbone
+    `frame_slice` at a time, and at most `max_windows` windows are handed out together.
+
+    Raises:
+        ValueError: no plan, or sizes below 1.
+        BackboneError: when frames are pushed: taps that the backbone does not have, or pixels that it cannot take.
+    """
+
+    def __init__(
+        self,
+        backbone: FrozenBackbone,
+        taps: Collection[int],
+        plans: Sequence[WindowPlan],
+        *,
+        frame_slice: int = FRAME_SLICE,
+        max_windows: int = MAX_WINDOWS,
+    ) -> None:
+        if not plans:
+            raise ValueError("a window stream needs at least one plan; got none")
+        if frame_slice < 1 or max_windows < 1:
+            raise ValueError(f"frame_slice and max_windows must be at least 1; got {frame_slice} and {max_windows}")
+        self.backbone = backbone
+        self.taps = tuple(sorted(set(taps)))
+        self.plans = tuple(plans)
+        self.frame_slice = frame_slice
+        self.max_windows = max_windows
+        self._longest = max(plan.size for plan in plans)
+        self._reset()
+
+    @property
+    def frames_seen(self) -> int:
+        """Frames pushed since the video began."""
+        return self._seen
+
+    @property
+    def frames_held(self) -> int:
+        """Frames whose tokens are kept now: never more than the longest window between two pushes."""
+        return 0 if self._frames_FCHW is None else len(self._frames_FCHW)
+
+    def run(self, chunks: Iterable[Tensor]) -> Iterator[Windows]:
+        """All windows of a video that comes in chunks of normalised frames, TCHW each."""
+        for frames_TCHW in chunks:
+            yield from self.push(frames_TCHW)
+        yield from self.finish()
+
+    def push(self, frames_TCHW: Tensor) -> Iterator[Windows]:
+        """Take further frames, and hand out the windows that they complete. Use the iterator up: it does the work.
+
+        Raises:
+            ValueError: a tensor that is not TCHW with three channels.
+            BackboneError: a size that does not fit the backbone.
+        """
+        if frames_TCHW.dim() != 4 or frames_TCHW.shape[1] != 3:
+            raise ValueError(f"frames must be TCHW with C = 3; got a tensor of shape {tuple(frames_TCHW.shape)}")
+        for part_TCHW in frames_TCHW.split(self.frame_slice):
+            if len(part_TCHW):
+                self._take(part_TCHW.to(self.backbone.device))
+                yield from self._complete()
+                self._forget(self._seen - self._longest)
+
+    def finish(self) -> Iterator[Windows]:
+        """The video is over: hand out the windows that end at its last frame and were not complete before."""
+        for number, plan in enumerate(self.plans):
+            covered = self._next[number] - plan.stride + plan.size if self._next[number] else 0
+            if covered < self._seen:
+                start = max(0, self._seen - plan.size)
+                yield self._windows(number, [start], self._seen - start)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._seen = 0
+        self._next = [0 for _ in self.plans]
+        self._frames_FCHW: Tensor | None = None
+        self._held: list[LayerTokens] = []
+
+    def _take(self, part_TCHW: Tensor) -> None:
+        layers = self.backbone.stream(part_TCHW.unsqueeze(0), self.taps)
+        if self._frames_FCHW is None:
+            self._frames_FCHW, self._held = part_TCHW, list(layers)
+        else:
+            self._frames_FCHW = torch.cat([self._frames_FCHW, part_TCHW])
+            # one layer at a time: no second copy of all of them
+            for place, new in enumerate(layers):
+                self._held[place] = _with_tokens(new, torch.cat([self._held[place].tokens_BTAD, new.tokens_BTAD], 1))
+        self._seen += len(part_TCHW)
+
+    def _complete(self) -> Iterator[Windows]:
+        for number, plan in enumerate(self.plans):
+            starts: list[int] = []
+            while self._next[number] + plan.size <= self._seen:
+                starts.append(self._next[number])
+                self._next[number] += plan.stride
+            for first in range(0, len(starts), self.max_windows):
+                yield self._windows(number, starts[first : first + self.max_windows], plan.size)
+
+    def _windows(self, plan: int, starts: Sequence[int], num_frames: int) -> Windows:
+        assert self._frames_FCHW is not None
+        offset = self._seen - len(self._frames_FCHW)
+        places = tuple(slice(start - offset, start - offset + num_frames) for start in starts)
+        return Windows(plan, tuple(starts), cut(self._frames_FCHW, places), tuple(self._held), places)
+
+    def _forget(self, before: int) -> None:
+        """Drop the frames before this one: a later window starts after it, also the last one."""
+        assert self._frames_FCHW is not None
+        surplus = before - (self._seen - len(self._frames_FCHW))
+        if surplus > 0:
+            # cloned: a view would keep what is dropped
+            self._frames_FCHW = self._frames_FCHW[surplus:].clone()
+            for place, held in enumerate(self._held):
+                self._held[place] = _with_tokens(held, held.tokens_BTAD[:, surplus:].clone())
+
+
+def taps_of(sides: Iterable[SideNetwork], *, last_of: FrozenBackbone | None = None) -> tuple[int, ...]:
+    """The frozen blocks that these side networks tap, and with `last_of` that backbone's last one."""
+    taps = {tap for side in sides for tap in side.taps}
+    return tuple(sorted(taps if last_of is None else taps | {last_of.depth - 1}))
+
+
+def cut(x_FA: Tensor, places: Sequence[slice]) -> Tensor:
+    """Pieces of the first axis, one behind the other on a new one; a single piece is a view."""
+    return x_FA[places[0]].unsqueeze(0) if len(places) == 1 else torch.stack([x_FA[place] for place in places])
+
+
+def _with_tokens(layer: LayerTokens, tokens_BTAD: Tensor) -> LayerTokens:
+    return LayerTokens(layer.layer, tokens_BTAD, layer.num_prefix, layer.has_class_token, layer.grid_YX)
