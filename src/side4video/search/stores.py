@@ -10,6 +10,7 @@ from side4video.search.flat_store import FlatStore
 from side4video.search.layout import is_store, make_folder, read_folder
 from side4video.search.lock import FolderLock
 from side4video.search.qdrant_edge_store import QdrantEdgeStore
+from side4video.search.qdrant_server_store import QdrantServerStore, connect
 from side4video.search.store import StoreIdentity, VectorStore
 
 StoreKind = Literal["qdrant-edge", "flat"]
@@ -38,6 +39,11 @@ def open_store(
     """
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"store kind must be one of {', '.join(KINDS)}; got {kind!r}")
+    if str(into).startswith(("http://", "https://")):
+        url = str(into)
+        return QdrantServerStore(connect(url), where=url, collection=collection, identity=identity)
+    if "://" in str(into):
+        raise StoreError(f"{str(into)!r} is neither a folder nor an address that starts with http:// or https://")
     folder = Path(into)
     if identity is not None and not is_store(folder):
         lock = FolderLock(folder).acquire(wait_seconds)
