@@ -44,7 +44,7 @@ _NEVER_REORDERS = frozenset(
     }
 )
 # codecs whose decoders show frames before the first key frame that lack what they are predicted from
-_NEEDS_KEY_SHOWN_FIRST = frozenset({"mpeg1video", "mpeg2video", "mpeg4"})
+NEEDS_KEY_SHOWN_FIRST = frozenset({"mpeg1video", "mpeg2video", "mpeg4"})
 _VOP_START = b"\x00\x00\x01\xb6"
 _VOP_I, _VOP_B = 0, 2
 # an MPEG-4 packet this small may be a placeholder for "no new picture"
@@ -254,7 +254,7 @@ def _set_order(table: PacketTable, order: list[int], codec: str) -> None:
         return
     first = table.starts[0]
     # before the first key frame: decoded before it, never readable; shown before it, only where the codec says so
-    first_rank = order.index(first) if codec in _NEEDS_KEY_SHOWN_FIRST else 0
+    first_rank = order.index(first) if codec in NEEDS_KEY_SHOWN_FIRST else 0
     table.frames = [i for i in order[first_rank:] if i >= first and not table.discards[i]]
 
 
