@@ -6,12 +6,14 @@ kept for the backward pass but what the projections need.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from side4video.backbones.base import FrozenBackbone, LayerTokens
+from side4video.backbones.stored import stream_stored
+from side4video.batch import StoredTokens
 from side4video.side.network import MemoryMode, SideNetwork, SideOutput
 from side4video.side.spec import SideSpec
 
@@ -34,16 +36,18 @@ class Side4Video(nn.Module):
             frame_slice = LEAN_FRAME_SLICE
         self.frame_slice = frame_slice
 
-    def forward(self, clip_BTCHW: Tensor) -> SideOutput:
-        """Features of normalised clips, any number of frames.
+    def forward(self, clip_BTCHW: Tensor, stored: StoredTokens | None = None) -> SideOutput:
+        """Features of normalised clips, any number of frames. With `stored` tokens the backbone does not run.
 
         Raises:
-            ValueError: a tensor that is not BTCHW with three channels.
+            ValueError: a tensor that is not BTCHW with three channels, or a tap that is not stored.
         """
         _check_clip(clip_BTCHW)
-        return self.side(clip_BTCHW, self._layers(clip_BTCHW))
+        return self.side(clip_BTCHW, self._layers(clip_BTCHW, self.side.taps, stored))
 
-    def forward_with_last(self, clip_BTCHW: Tensor) -> tuple[SideOutput, LayerTokens]:
+    def forward_with_last(
+        self, clip_BTCHW: Tensor, stored: StoredTokens | None = None
+    ) -> tuple[SideOutput, LayerTokens]:
         """As `forward`, and the tokens of the last frozen block, which retrieval's frame embeddings start from.
 
         Raises:
@@ -55,7 +59,7 @@ class Side4Video(nn.Module):
 
         def tapped() -> Iterator[LayerTokens]:
             taps = sorted({*self.side.taps, final})
-            for layer in self.backbone.stream(clip_BTCHW, taps, frame_slice=self.frame_slice):
+            for layer in self._layers(clip_BTCHW, taps, stored):
                 if layer.layer == final:
                     last.append(layer)
                 if layer.layer in self.side.taps:
@@ -73,11 +77,15 @@ class Side4Video(nn.Module):
         """
         _check_clip(clip_BTCHW)
         first_patch = int(self.side.carries_token)
-        stream = self.side.stream(clip_BTCHW, self._layers(clip_BTCHW))
+        stream = self.side.stream(clip_BTCHW, self._layers(clip_BTCHW, self.side.taps))
         return [side_BTMS[:, :, first_patch:] for side_BTMS in stream]
 
-    def _layers(self, clip_BTCHW: Tensor) -> Iterator[LayerTokens]:
-        return self.backbone.stream(clip_BTCHW, self.side.taps, frame_slice=self.frame_slice)
+    def _layers(
+        self, clip_BTCHW: Tensor, taps: Sequence[int], stored: StoredTokens | None = None
+    ) -> Iterator[LayerTokens]:
+        if stored is not None:
+            return stream_stored(stored, taps, device=clip_BTCHW.device)
+        return self.backbone.stream(clip_BTCHW, taps, frame_slice=self.frame_slice)
 
 
 def make_side_network(

@@ -116,18 +116,26 @@ class CaptionDataset(Dataset[CaptionedClip | BrokenClip]):
         epoch, number = (0, index) if isinstance(index, int) else index
         if not 0 <= number < len(self.pairs):
             raise IndexError(f"item {number} of {len(self.pairs)}")
-        place, chosen = self.pairs[number]
-        record = self.captions.records[place]
         generator = _generator("clip", self.seed, epoch, number)
-        texts = record.captions
-        if self.mode == "train":
-            chosen = int(torch.randint(len(texts), (), generator=generator)) if chosen is None else chosen
-            texts = (texts[chosen],)
+        place, texts = self._texts(number, generator)
+        record = self.captions.records[place]
         try:
             frames_TCHW, mask_T = self._decode(record, place, generator)
         except VideoError as error:
             return BrokenClip(place, record.path, error.reason)
         return CaptionedClip(frames_TCHW, mask_T, texts, place, record.path)
+
+    def texts(self, epoch: int, number: int) -> tuple[int, tuple[str, ...]]:
+        """The record and the captions of an item, without its video."""
+        return self._texts(number, _generator("clip", self.seed, epoch, number))
+
+    def _texts(self, number: int, generator: torch.Generator) -> tuple[int, tuple[str, ...]]:
+        place, chosen = self.pairs[number]
+        texts = self.captions.records[place].captions
+        if self.mode == "train":
+            chosen = int(torch.randint(len(texts), (), generator=generator)) if chosen is None else chosen
+            texts = (texts[chosen],)
+        return place, texts
 
     def _decode(self, record: CaptionRecord, place: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         with open_video(record.path, frame_pattern=record.frame_pattern) as reader:

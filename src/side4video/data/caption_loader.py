@@ -31,7 +31,8 @@ class CaptionLoader:
         pin_memory: bool = False,
     ) -> None:
         self.dataset = dataset
-        sampler = ResumableSampler(
+        self.tokenizer = tokenizer
+        sampler = self.sampler = ResumableSampler(
             len(dataset),
             batch_size=batch_size,
             seed=seed,

@@ -34,6 +34,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from side4video.batch import StoredTokens
 from side4video.side.recompute import untracked_statistics
 from side4video.tasks.retrieval import VideoTextModel
 
@@ -85,6 +86,7 @@ def chunked_contrastive_backward(
     mask_BT: Tensor | None = None,
     *,
     chunk_size: int,
+    stored: StoredTokens | None = None,
     gradient: GatherGradient = "exact",
     backward: Callable[[Tensor], Any] | None = None,
 ) -> Tensor:
@@ -93,16 +95,18 @@ def chunked_contrastive_backward(
     The module's text says what is exact. `backward` runs the backward pass of the loss itself, such as one that scales
     it for fp16; the scale carries over to the chunks. With several processes `model` must be the plain module: call
     `average_gradients` afterwards. Every process must then have the same number of chunks if it uses synchronised
-    batch norm.
+    batch norm. With `stored` tokens no frozen block runs.
 
     Raises:
         ValueError: a chunk size below 1, or shapes that do not belong together.
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1 clip; got {chunk_size}")
-    chunks = list(zip(clip_BTCHW.split(chunk_size), ids_BQ.split(chunk_size), strict=True))
+    starts = range(0, len(clip_BTCHW), chunk_size)
+    kept = [None if stored is None else stored.rows(slice(start, start + chunk_size)) for start in starts]
+    chunks = list(zip(clip_BTCHW.split(chunk_size), ids_BQ.split(chunk_size), kept, strict=True))
     with torch.no_grad(), untracked_statistics([model]):
-        embedded = [model(clip, ids) for clip, ids in chunks]
+        embedded = [model(*chunk) for chunk in chunks]
     frames_BTE = torch.cat([frames for frames, _ in embedded]).requires_grad_()
     tokens_BQE = torch.cat([tokens for _, tokens in embedded]).requires_grad_(model.train_text)
     del embedded
@@ -111,8 +115,8 @@ def chunked_contrastive_backward(
     assert frames_BTE.grad is not None
     frame_grads = frames_BTE.grad.split(chunk_size)
     token_grads = tokens_BQE.grad.split(chunk_size) if tokens_BQE.grad is not None else [None] * len(chunks)
-    for (clip, ids), frame_grad, token_grad in zip(chunks, frame_grads, token_grads, strict=True):
-        frames, tokens = model(clip, ids)
+    for chunk, frame_grad, token_grad in zip(chunks, frame_grads, token_grads, strict=True):
+        frames, tokens = model(*chunk)
         torch.autograd.backward([frames], [frame_grad])
         if token_grad is not None:
             torch.autograd.backward([tokens], [token_grad])

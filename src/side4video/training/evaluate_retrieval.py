@@ -97,7 +97,9 @@ def evaluate_retrieval(
             if len(batch):
                 there = batch.to(device, non_blocking=True)
                 with nullcontext() if runtime is None else runtime.autocast():
-                    frames_BTE = (embed or model.encode_video)(there.clip_BTCHW)
+                    frames_BTE = (
+                        model.encode_video(there.clip_BTCHW, there.stored) if embed is None else embed(there.clip_BTCHW)
+                    )
                     tokens_MQE = model.encode_text(there.ids_MQ)
                 gallery.add(frames_BTE, tokens_MQE, batch)
             if on_batch is not None:

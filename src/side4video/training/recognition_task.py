@@ -55,16 +55,17 @@ class RecognitionTask:
 
     def backward(self, batch: VideoBatch, clips: float, place: Place) -> Tensor:
         """Add the gradient of the mean loss over the clips of all processes."""
-        clip_BTCHW = labels_B = labels_BK = None
+        clip_BTCHW = labels_B = labels_BK = stored = None
         size = len(batch)
         if clips and size:
             batch = batch.to(self.runtime.device, non_blocking=True)
             batch = self.mixer(batch, batch_generator(self.seed, place.epoch, place.index, self.runtime.rank))
             clip_BTCHW, labels_B, labels_BK = batch.clip_BTCHW, batch.labels_B, batch.labels_BK
+            stored = batch.stored
         # the wrapper averages over processes; this makes it the mean over clips
         share = size * self.runtime.world_size / max(clips, 1.0) / place.in_step
         with self.runtime.no_sync(self.step, enabled=not place.ends):
-            loss, stats = self.step(clip_BTCHW, labels_B, labels_BK, share)
+            loss, stats = self.step(clip_BTCHW, labels_B, labels_BK, share, stored)
             self.runtime.fabric.backward(loss)
         return stats
 

@@ -87,11 +87,12 @@ class RetrievalTask:
                         self.model,
                         *parts,
                         chunk_size=self.wanted.chunk_size,
+                        stored=there.stored,
                         gradient=self.wanted.gather_gradient,
                         backward=backward,
                     )
                 else:
-                    frames_BTE, tokens_BQE = self.model(there.clip_BTCHW, there.ids_MQ)
+                    frames_BTE, tokens_BQE = self.model(there.clip_BTCHW, there.ids_MQ, there.stored)
                     loss = self._loss(frames_BTE, tokens_BQE, there.mask_MQ, there.mask_BT)
             if loss.requires_grad:
                 backward(loss)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from side4video.batch import StoredTokens
 from side4video.tasks.losses import classification_loss
 from side4video.tasks.recognition import VideoClassifier
 
@@ -19,7 +20,12 @@ class TrainStep(nn.Module):
         self.smoothing = smoothing
 
     def forward(
-        self, clip_BTCHW: Tensor | None, labels_B: Tensor | None, labels_BK: Tensor | None, share: float
+        self,
+        clip_BTCHW: Tensor | None,
+        labels_B: Tensor | None,
+        labels_BK: Tensor | None,
+        share: float,
+        stored: StoredTokens | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`share` times the mean loss, and [sum of losses, clips called right, clips] of the batch.
 
@@ -30,7 +36,7 @@ class TrainStep(nn.Module):
             trained = [parameter.sum() for parameter in self.model.parameters() if parameter.requires_grad]
             zero = torch.stack([value.float() for value in trained]).sum() * 0.0
             return zero, zero.new_zeros(3)
-        logits_BK = self.model(clip_BTCHW)
+        logits_BK = self.model(clip_BTCHW, stored)
         loss = classification_loss(logits_BK, labels_B, labels_BK=labels_BK, smoothing=self.smoothing)
         count = labels_B.shape[0]
         right = (logits_BK.detach().argmax(1) == labels_B).sum().to(loss.dtype)
