@@ -11,7 +11,7 @@ from side4video.batch import VideoBatch
 from side4video.config.schema import RunSettings
 from side4video.tasks.mixing import Mixer
 from side4video.tasks.recognition import VideoClassifier
-from side4video.training.evaluate import evaluate
+from side4video.training.evaluate import EvaluationResult, evaluate
 from side4video.training.optim import Schedule, make_optimizer, parameter_groups
 from side4video.training.runtime import Runtime
 from side4video.training.step import TrainStep, batch_generator
@@ -81,7 +81,11 @@ class RecognitionTask:
 
     def validate(self, loader: Iterable[VideoBatch], should_stop: Callable[[], bool]) -> Validation:
         """Top-1, and what else `evaluate` finds."""
-        result = evaluate(self.model, loader, runtime=self.runtime, should_stop=should_stop)
-        report = result.report
-        values = {"top1": report.top1, "top5": report.top5, "mean_class": report.mean_class}
-        return Validation(report.top1, result.loss, {"loss": result.loss, **values}, result.broken)
+        return as_validation(evaluate(self.model, loader, runtime=self.runtime, should_stop=should_stop))
+
+
+def as_validation(result: EvaluationResult) -> Validation:
+    """What an evaluation means to the training loop."""
+    report = result.report
+    values = {"top1": report.top1, "top5": report.top5, "mean_class": report.mean_class}
+    return Validation(report.top1, result.loss, {"loss": result.loss, **values}, result.broken)
