@@ -158,8 +158,10 @@ class _Attention(nn.Module):
         if self.kind == "fused":
             mixed = F.scaled_dot_product_attention(query, key, value)
         else:
-            weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-            mixed = weights.softmax(-1) @ value
+            scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+            # mixed precision runs a softmax in float32 on a GPU; here it does everywhere
+            weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+            mixed = weights.to(value.dtype) @ value
         return self.out(mixed.permute(2, 0, 1, 3).flatten(-2))
 
 

@@ -1,0 +1,109 @@
+"""Memory and arithmetic of a training step of any classifier, on tensors that have sizes but no numbers.
+
+As `side4video.memory.estimate` does for our own models, and with the same book-keeping: what PyTorch allocates for
+tensors; AdamW with two values a trained weight; bfloat16 arithmetic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import cross_entropy
+
+from side4video.backbones.timm_vit import TimmViT
+from side4video.memory.track import StorageTracker
+
+CAUSES = ("frozen weights", "trained weights", "gradients", "optimiser", "pixels", "saved", "working")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Bytes at the peak (also split by cause), bytes left for the backward pass, FLOPs (a multiply-add counts two)."""
+
+    peak_bytes: int
+    by_cause: dict[str, int]
+    saved_bytes: int
+    flops_forward: int
+    flops_step: int
+    trainable_parameters: int
+
+
+def simulate(
+    model: nn.Module, *, batch_size: int, num_frames: int, image_size: tuple[int, int], parts: int = 1
+) -> Figures:
+    """A training step of a model on the meta device; `parts` batches of this size add up their gradients.
+
+    FLOPs are those of one part.
+    """
+    tracker = StorageTracker()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        give_sizes(model.train())
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+        clip_BTCHW = torch.empty(batch_size, num_frames, 3, *image_size)
+        labels_B = torch.zeros(batch_size, dtype=torch.int64)
+
+        def pack(tensor: Tensor) -> Tensor:
+            tracker.rename(tensor, {"": "saved"})
+            return tensor
+
+        with tracker:
+            tracker.adopt([*frozen, *model.buffers()], "frozen weights")
+            tracker.adopt(trained, "trained weights")
+            tracker.adopt([clip_BTCHW, labels_B], "pixels")
+            moments = [torch.empty_like(p) for p in trained for _ in range(2)]
+            tracker.adopt(moments, "optimiser")
+            start = forward = end = tracker.now
+            for _ in range(parts):
+                start = tracker.now
+                with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                    loss = step_loss(model, clip_BTCHW, labels_B)
+                forward = tracker.now
+                loss.backward()
+                tracker.adopt((p.grad for p in trained if p.grad is not None), "gradients")
+                del loss
+            end = tracker.now
+            del moments
+        peak_bytes, moment = tracker.peak()
+    found = tracker.by_cause(moment)
+    return Figures(
+        peak_bytes=peak_bytes,
+        by_cause={cause: found.get(cause, 0) for cause in CAUSES},
+        saved_bytes=tracker.by_cause(forward).get("saved", 0),
+        flops_forward=sum(op.flops for op in tracker.operations[start:forward]),
+        flops_step=sum(op.flops for op in tracker.operations[start:end]),
+        trainable_parameters=sum(parameter.numel() for parameter in trained),
+    )
+
+
+def frozen_flops(trunk: TimmViT, *, num_images: int, image_size: tuple[int, int]) -> int:
+    """FLOPs of one frozen forward pass of a trunk on the meta device: the unit that steps are measured in."""
+    tracker = StorageTracker()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        give_sizes(trunk)
+        images_ICHW = torch.empty(num_images, 3, *image_size)
+        with tracker, torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            tokens_IAD, context = trunk.embed(images_ICHW)
+            for index in range(trunk.depth):
+                tokens_IAD = trunk.run_block(index, tokens_IAD, context)
+    return sum(op.flops for op in tracker.operations)
+
+
+def step_loss(model: nn.Module, clip_BTCHW: Tensor, labels_B: Tensor, *, half: bool = True) -> Tensor:
+    """The loss of a training step; `half`: linear maps in bfloat16."""
+    with torch.autocast(clip_BTCHW.device.type, dtype=torch.bfloat16, enabled=half):
+        logits_BK = model(clip_BTCHW)
+    return cross_entropy(logits_BK.float(), labels_B, label_smoothing=0.1)
+
+
+def give_sizes(model: nn.Module) -> None:
+    """Put a fake tensor, which knows its storage, in the place of each weight on the meta device."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            fake = torch.empty(parameter.shape, dtype=parameter.dtype)
+            setattr(module, name, nn.Parameter(fake, requires_grad=parameter.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
