@@ -21,6 +21,7 @@ from side4video.build_retrieval import (
     train_captions_loader,
     warn_without_effect,
 )
+from side4video.build_zero_shot import start_head_from_text
 from side4video.config.paths import locate_data
 from side4video.config.schema import RunSettings, SideSettings
 from side4video.data.caption_loader import CaptionLoader
@@ -205,6 +206,8 @@ def train_run(
             own = build_backbone(settings, device=runtime.device) if backbone is None else backbone
             loaders = build_loaders(settings, own.preprocessing, train, val, **processes)
             model = build_model(settings, train.class_names, backbone=own)
+            if settings.head.init == "text":
+                start_head_from_text(settings, model)
             data = build_data(*loaders)
         resolved = resolve_settings(settings, own)
         return fit(resolved, model, data, out, resume=resume, runtime=runtime, progress=progress)

@@ -17,6 +17,7 @@ from side4video.data.manifest import drop_short, read_manifest, split_manifest
 from side4video.data.randaugment import RandAugmentPolicy
 from side4video.data.records import Manifest
 from side4video.data.sampling import FrameSampler
+from side4video.data.subset import take_subset
 from side4video.data.transforms import PixelFormat, TestTransform, TrainTransform
 from side4video.errors import ConfigError
 from side4video.training.values import TrainingData
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 def build_manifests(settings: RunSettings) -> tuple[Manifest, Manifest]:
     """Training and validation clips; without a validation set, a share of each training class.
+
+    `data.fraction` and `data.shots` choose from the training clips that are left; what is held out stays whole.
 
     Raises:
         ConfigError: no training set is named, or a list is in two places (`locate_data`).
@@ -39,11 +42,26 @@ def build_manifests(settings: RunSettings) -> tuple[Manifest, Manifest]:
     )
     train = drop_short(train, data.min_frames)
     if data.val is None:
-        return split_manifest(train, data.val_fraction, settings.train.seed)
+        train, val = split_manifest(train, data.val_fraction, settings.train.seed)
+        return _subset(settings, train), val
     val = read_manifest(
         data.val, format=data.format, root=data.root, frame_pattern=data.frame_pattern, class_names=train.class_names
     )
-    return train, drop_short(val, data.min_frames)
+    return _subset(settings, train), drop_short(val, data.min_frames)
+
+
+def _subset(settings: RunSettings, train: Manifest) -> Manifest:
+    data = settings.data
+    kept = take_subset(train, fraction=data.fraction, shots=data.shots, seed=settings.train.seed)
+    if len(kept) < len(train) or data.shots is not None:
+        wanted = f"data.fraction={data.fraction:g}" if data.shots is None else f"data.shots={data.shots}"
+        counts = [count for count in kept.class_counts() if count]
+        each = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+        logger.info(
+            "training clips: %d of %d (%s), %s of each of %d classes",
+            len(kept), len(train), wanted, each, len(counts),
+        )  # fmt: skip
+    return kept
 
 
 def pixel_format(wanted: Preprocessing) -> PixelFormat:

@@ -19,13 +19,14 @@ from side4video.data.captions import CaptionSet, read_captions, split_captions
 from side4video.data.transforms import PixelFormat
 from side4video.errors import ConfigError
 from side4video.side.spec import SideSpec
-from side4video.tasks.retrieval import VideoTextModel
+from side4video.tasks.retrieval import Interaction, VideoTextModel
 from side4video.training.values import TrainingData
 
 TABLES = ("auto", "table", "jsonl")
 # settings of recognition that nothing in retrieval reads
 WITHOUT_EFFECT = (
     *("data.format", "data.classes", "data.min_frames", "data.sampling", "data.repeated_augmentation", "data.resize"),
+    *("data.fraction", "data.shots", "head.init", "head.templates"),
     *("data.crop_area", "data.crop_aspect", "data.flip", "data.flip_pairs", "data.grayscale", "data.rand_augment"),
     *("data.random_erasing", "data.mixup", "data.cutmix", "optim.side_lr_ratio", "optim.decay_norm_and_bias"),
     *("optim.schedule", "optim.warmup_epochs", "optim.milestones", "optim.schedule_every", "optim.label_smoothing"),
@@ -54,12 +55,20 @@ def build_text_model(settings: RunSettings, backbone: FrozenBackbone, spec: Side
         text,
         side=spec,
         interaction=wanted.interaction,
+        interaction_width=wanted.interaction_width,
+        ignore_video_mask=_ignored_masks(wanted.video_mask, backbone),
         train_text=wanted.train_text,
         memory=settings.memory,
         frame_slice=settings.backbone.frame_slice,
         generator=torch.Generator().manual_seed(seed),
     )
     return model.to(backbone.device)
+
+
+def _ignored_masks(mask: str, backbone: FrozenBackbone) -> tuple[Interaction, ...]:
+    if mask == "used":
+        return ()
+    return ("mean",) if backbone.post_norm else ("wti", "mean")
 
 
 def build_tokenizer(settings: RunSettings, backbone: FrozenBackbone) -> Tokenizer:

@@ -98,6 +98,10 @@ class DataSettings(Settings):
     """The same for validation. Default: a share of the training clips, chosen by class and seed."""
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share of each class that is held out when no validation set is given."""
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    """Share of each class's training clips to train on, chosen by train.seed; a smaller share lies inside a larger."""
+    shots: int | None = Field(default=None, ge=1)
+    """Few-shot: train on this many clips of each class, chosen as for fraction. Default: on all of them."""
     root: str | None = None
     """Folder that relative paths start from; lists are looked up there too. Default: the list file's folder."""
     format: Literal["auto", "folder", "table", "jsonl", "list", "something", "kinetics"] = "auto"
@@ -143,6 +147,12 @@ class DataSettings(Settings):
     broken_tolerance: float = Field(default=0.05, ge=0, le=1)
     """Largest share of training videos that may be unreadable before training stops."""
 
+    @model_validator(mode="after")
+    def _fraction_or_shots(self) -> DataSettings:
+        if self.shots is not None and self.fraction < 1:
+            raise ValueError(f"shots and fraction exclude each other; got shots={self.shots}, fraction={self.fraction}")
+        return self
+
     @field_validator("workers")
     @classmethod
     def _not_negative(cls, value: int | str) -> int | str:
@@ -155,6 +165,24 @@ class DataSettings(Settings):
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not 0 < value[0] <= value[1]:
             raise ValueError(f"must be two positive numbers, the smaller first; got {value}")
+        return value
+
+
+class HeadSettings(Settings):
+    """The linear classifier behind the side network; without effect in retrieval."""
+
+    init: Literal["random", "text"] = "random"
+    """random: as linear layers start. text: from the class names, through the backbone's text tower, so that classes
+    with similar names start with similar weights."""
+    templates: list[str] = ["a video of {}.", "a video of a person {}.", "{}"]
+    """Sentences around a class name, at {}, whose embeddings are averaged; for init=text and zero-shot evaluation."""
+
+    @field_validator("templates")
+    @classmethod
+    def _with_a_place(cls, value: list[str]) -> list[str]:
+        wrong = [text for text in value if "{}" not in text]
+        if wrong or not value:
+            raise ValueError(f"each must have {{}} where the class name goes, and there must be one; got {value}")
         return value
 
 
@@ -172,6 +200,11 @@ class RetrievalSettings(Settings):
     """Videos that are not there: stop, or leave them out and say how many."""
     interaction: Literal["wti", "mean"] = "wti"
     """wti: weighted token-wise interaction of words and frames. mean: the cosine of sentence and mean frame."""
+    interaction_width: int | None = Field(default=None, ge=1)
+    """Hidden width of WTI's weighing networks. Default: the joint width; the released EVA models fix 1024."""
+    video_mask: Literal["used", "released"] = "used"
+    """Empty frames of short videos. used: left out. released: counted where the released code counts them (always with
+    CLIP, in mean pooling with EVA)."""
     train_text: bool = True
     """Train the text tower too, slowly, as the paper does; off: it stays as it is, which saves memory."""
     max_words: int = Field(default=32, ge=3)
@@ -283,6 +316,8 @@ class RunSettings(Settings):
     """The side network."""
     data: DataSettings = DataSettings()
     """Clips and augmentation."""
+    head: HeadSettings = HeadSettings()
+    """The classifier."""
     retrieval: RetrievalSettings = RetrievalSettings()
     """Text-video retrieval."""
     optim: OptimSettings = OptimSettings()

@@ -14,6 +14,7 @@ from side4video.batch import BrokenClip, VideoBatch
 from side4video.errors import DataError, TrainingError
 from side4video.tasks.metrics import RecognitionMetrics, RecognitionReport
 from side4video.tasks.recognition import VideoClassifier
+from side4video.tasks.zero_shot import ZeroShotClassifier
 from side4video.training.runtime import Runtime
 
 METRIC_STATE = ("indices", "views", "labels", "scores")
@@ -48,7 +49,7 @@ class EvaluationResult:
 
 
 def evaluate(
-    model: VideoClassifier,
+    model: VideoClassifier | ZeroShotClassifier,
     loader: Iterable[VideoBatch],
     *,
     runtime: Runtime | None = None,

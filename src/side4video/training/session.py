@@ -287,6 +287,7 @@ class Session:
                 "status": status,
                 "epochs": at.epoch,
                 "steps": at.step,
+                "train_videos": self.trainee.broken.num_videos,
                 "seconds": round(at.seconds, 3),
                 "seed": self.settings.train.seed,
                 "processes": self.runtime.world_size,

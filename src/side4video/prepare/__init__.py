@@ -1,0 +1,1 @@
+"""Data sets as published, made ready for training: checked, resized, listed."""
