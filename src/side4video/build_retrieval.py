@@ -148,6 +148,7 @@ def train_captions_loader(
         world_size=world_size,
         workers=settings.data.workers,
         pin_memory=pin_memory,
+        together=settings.retrieval.together,
     )
 
 

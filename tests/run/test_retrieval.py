@@ -193,6 +193,10 @@ def test_chunks_and_a_frozen_text_tower(captions: Path, tmp_path: Path, capsys: 
     [
         (["--backbone", "timm:vit_tiny_patch16_224"], "text tower"),
         (["data.batch_size=99"], "do not fill one batch of 99"),
+        (
+            ["retrieval.together=3"],
+            "data.batch_size must be a multiple of retrieval.together, which is at least 1; got 8",
+        ),
         (["retrieval.interaction=max"], "retrieval.interaction: must be wti or mean"),
         (["retrieval.format=msvd"], "train_list.txt"),
     ],

@@ -24,8 +24,8 @@ EXAMPLES = """  side4video recipes
   side4video recipes '*-l14*' --json
   side4video train ssv2-b16 data.root=/data/ssv2 --out runs/ssv2-b16"""
 
-RESULTS = "results.json"
-_HEADER = ("name", "data set", "backbone", "frames", "side", "paper's top-1")
+RESULTS = ("results.json", "retrieval_results.json")
+_HEADER = ("name", "data set", "backbone", "frames", "side", "paper's top-1 or R@1")
 _NUMBERS = {"frames"}
 
 
@@ -79,8 +79,10 @@ def list_recipes(pattern: str = "") -> list[RecipeEntry]:
 
 
 def _results() -> dict[str, dict[str, Any]]:
-    file = load.RECIPE_FOLDER / RESULTS
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    known: dict[str, dict[str, Any]] = {}
+    for file in (load.RECIPE_FOLDER / name for name in RESULTS):
+        known |= json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return known
 
 
 def _entry(name: str, path: Path, known: dict[str, Any]) -> RecipeEntry:
@@ -118,4 +120,8 @@ def _row(entry: RecipeEntry) -> tuple[str, ...]:
         score = f"{entry.paper['top1']:.1f} ({entry.paper['views']})"
     elif "top1_three_views" in entry.paper:
         score = f"{entry.paper['top1_three_views']:.1f} (three views)"
+    elif "t2v_r1" in entry.paper:
+        score = f"R@1 {entry.paper['t2v_r1']:.1f}"
+    elif "t2v_r1_best" in entry.paper:
+        score = f"R@1 at best {entry.paper['t2v_r1_best']:.1f}"
     return entry.name, entry.dataset or "-", entry.backbone, str(entry.num_frames), side, score

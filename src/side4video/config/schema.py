@@ -212,6 +212,9 @@ class RetrievalSettings(Settings):
     captions: Literal["all", "one"] = "all"
     """Captions of a video that an epoch goes through: all of them, one by one, or one drawn anew each epoch. With all,
     a batch may hold a video twice, each as a wrong answer to the other's caption, as in the released code."""
+    together: int = Field(default=1, ge=1)
+    """Neighbouring captions of the list that always share a training batch, of which this must be a divisor. For lists
+    that are ordered by scene, where neighbours differ in what happens alone and so are the answers to tell apart."""
     train_frames: Literal["strides", "seconds"] = "strides"
     """Frames in training. strides: a random one from each of T equal strides. seconds: one a second, from a random
     start; long videos are thinned, short ones leave empty frames."""
