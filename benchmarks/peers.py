@@ -63,6 +63,8 @@ def main() -> None:
     run = this_run()
     if not options.docs:
         if options.gpu:
+            if not torch.cuda.is_available():
+                sys.exit("peers.py --gpu: no CUDA device is there; without --gpu it needs none")
             measure_all(results, run, torch.device("cuda"), options)
         else:
             if not options.cpu:
@@ -152,8 +154,6 @@ def measure_cpu(results: Results, run: dict[str, Any]) -> None:
 
 def measure_all(results: Results, run: dict[str, Any], device: torch.device, options: argparse.Namespace) -> None:
     """Every method at every size on a card, as long as the time lasts; what does not fit is a row without numbers."""
-    if not torch.cuda.is_available():
-        sys.exit("peers.py --gpu: no CUDA device is there; without --gpu it needs none")
     begin = time.perf_counter()
     for size in SIZES:
         for entry in entries(size):
@@ -164,10 +164,10 @@ def measure_all(results: Results, run: dict[str, Any], device: torch.device, opt
             if time.perf_counter() - begin > options.seconds:
                 note(f"{options.seconds:.0f} s are over: {size.label}, {entry.method}, {entry.way} was not measured")
                 continue
-            batch_size = size.batch_sizes[-1]
+            batch_size, precision = size.batch_sizes[-1], "bf16" if device.type == "cuda" else "fp32"
             try:
                 with torch.device("meta"):
-                    model = entry.build(size.backbone, "bf16", CLASSES)
+                    model = entry.build(size.backbone, precision, CLASSES)
                 row = measure_cell(model, size, batch_size, GPU_FRAMES, entry, device, IMAGE_SIZE, GPU_STEPS)
             except torch.OutOfMemoryError:
                 row = {**_head(size, batch_size, GPU_FRAMES, entry), "peak_bytes": None, "seconds": None}

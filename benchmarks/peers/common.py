@@ -14,7 +14,7 @@ from timm.models.eva import EvaBlockPostNorm
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from side4video.backbones import create_backbone
+from side4video.backbones import FrozenBackbone, create_backbone
 from side4video.backbones.timm_vit import TimmViT
 
 
@@ -28,9 +28,19 @@ class AdaptedBlocks(Protocol):
         ...
 
 
-def frozen_trunk(name: str | nn.Module, *, precision: str = "bf16", device: str | None = "meta") -> TimmViT:
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def make_backbone(name: str | nn.Module, *, precision: str) -> FrozenBackbone:
+    """A frozen image model without weights, from a name or from a model on the meta device."""
+    if isinstance(name, nn.Module):
+        return create_backbone(name.to(PRECISIONS[precision]))
+    return create_backbone(name, pretrained=False, precision=precision, device="meta")
+
+
+def frozen_trunk(name: str | nn.Module, *, precision: str = "bf16") -> TimmViT:
     """A timm model whose weights need no gradient. Its norms stay in its precision, also inside autocast."""
-    trunk = create_backbone(name, pretrained=False, precision=precision, device=device).trunk
+    trunk = make_backbone(name, precision=precision).trunk
     assert isinstance(trunk, TimmViT)
     for module in list(trunk.modules()):
         for child_name, child in list(module.named_children()):
@@ -43,9 +53,9 @@ def frozen_trunk(name: str | nn.Module, *, precision: str = "bf16", device: str 
     return trunk
 
 
-def trained_trunk(name: str | nn.Module, *, device: str | None = "meta") -> TimmViT:
+def trained_trunk(name: str | nn.Module) -> TimmViT:
     """A timm model to be trained as a whole: float32 weights that need gradients."""
-    trunk = create_backbone(name, pretrained=False, precision="fp32", device=device).trunk
+    trunk = make_backbone(name, precision="fp32").trunk
     assert isinstance(trunk, TimmViT)
     return trunk.requires_grad_(requires_grad=True)
 

@@ -41,10 +41,10 @@ def draw(results: Results, path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(SIZES), figsize=(14, 5.4), layout="constrained")
-    for axis, size in zip(axes, SIZES, strict=True):
+    figure, axes = plt.subplots(1, len(SIZES), figsize=(14, 5.4), layout="constrained", squeeze=False)
+    for axis, size in zip(axes[0], SIZES, strict=True):
         _panel(axis, results, size)
-    axes[0].set_ylabel("memory at the peak, GiB (simulated)")
+    axes[0, 0].set_ylabel("memory at the peak, GiB (simulated)")
     figure.supxlabel("arithmetic of a training step, in frozen forward passes", fontsize=10)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})

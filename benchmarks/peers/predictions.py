@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# image model, batch size, frames
+SMALL, LARGE = ("ViT-B/16", 32, 8), ("ViT-L/14", 16, 8)
+
 
 @dataclass(frozen=True)
 class Prediction:

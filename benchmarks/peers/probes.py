@@ -57,7 +57,7 @@ class AttentiveHead(nn.Module):
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
-        self.num_heads = width // HEAD_WIDTH
+        self.num_heads = max(1, width // HEAD_WIDTH)
         self.token = nn.Parameter(torch.zeros(1, 1, width))
         self.norm_tokens, self.norm_query, self.norm_mlp = (nn.LayerNorm(width) for _ in range(3))
         self.query, self.key_value, self.out = (

@@ -20,7 +20,7 @@ from peers.catalog import (
     SLICES,
     Size,
 )
-from peers.predictions import PREDICTIONS
+from peers.predictions import LARGE, PREDICTIONS, SMALL
 from peers.results import Results, Row
 
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
@@ -152,9 +152,7 @@ def _batches(results: Results, size: Size) -> str:
 def _predicted(results: Results) -> str:
     rows = [("method", "way", "ViT-B/16", "now", "", "ViT-L/14", "now", "", "step, ViT-B/16", "now")]
     for old in PREDICTIONS:
-        small, large = (
-            _one(results, size, size.batch_sizes[-1], SHORT, old.method, old.way) for size in (SIZES[0], SIZES[1])
-        )
+        small, large = (_one(results, *at, old.method, old.way) for at in (SMALL, LARGE))
         flops = "" if old.flops_b is None else f"{old.flops_b} x"
         rows.append(
             (old.method, old.way, _plain(old.gib_b), _gib(small), _change(old.gib_b, small), _plain(old.gib_l),

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from torch import nn
 
+from peers.common import make_backbone
 from released_layout import Attention, ReleasedLayout
-from side4video.backbones import create_backbone
 from side4video.backbones.base import FrozenBackbone
 from side4video.model import make_side_network
 from side4video.side.network import MemoryMode
@@ -30,10 +30,9 @@ def ours(
     memory: MemoryMode,
     layer_norm: bool = False,
     precision: str = "bf16",
-    device: str | None = "meta",
 ) -> VideoClassifier:
     """The model that `side4video train` trains."""
-    backbone = create_backbone(name, pretrained=False, precision=precision, device=device)
+    backbone = make_backbone(name, precision=precision)
     spec = side_spec(backbone, width=width, taps=taps, layer_norm=layer_norm)
     return VideoClassifier(backbone, num_classes, side=make_side_network(backbone, spec, memory=memory))
 
@@ -45,8 +44,7 @@ def released(
     width: int,
     taps: str,
     attention: Attention,
-    device: str | None = "meta",
 ) -> ReleasedLayout:
     """Float32 frozen weights with 16-bit arithmetic, as the released training runs."""
-    backbone = create_backbone(name, pretrained=False, precision="fp32", device=device)
+    backbone = make_backbone(name, precision="fp32")
     return ReleasedLayout(backbone, num_classes, side_spec(backbone, width=width, taps=taps), attention=attention)
