@@ -7,8 +7,8 @@ embedding, what is in each of the nine places (the drawing knows): from scratch,
 contrastive loss alone learned colours and sizes, but neither shapes nor places. The same seed, steps, batch and number
 of threads give the same file on the same kind of CPU; its sha256 is printed.
 
-The weights in the package are older than two lines of this script, the positions that start as waves and the rate: the
-model that ships has learned colours and sizes, and hardly shapes or places. They are to be trained again.
+The weights in the package are those of the command below. On held-out pictures they tell colour, tone, size and place
+nearly always, shape, facing and background pattern hardly better than chance: the last line printed has the shares.
 
     python scripts/train_tiny_clip.py                 about 25 minutes on one idle core with bf16 units
 """
