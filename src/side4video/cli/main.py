@@ -49,10 +49,16 @@ class Outcome:
 COMMANDS = (
     Command("demo", "the whole job on clips it draws itself: train, evaluate, predict", "side4video.cli.demo"),
     Command("train", "train a side network on your clips, beside a frozen image model", "side4video.cli.train"),
+    Command("sweep", "train several side networks over one frozen pass and compare them", "side4video.cli.sweep"),
     Command("evaluate", "accuracy, confusion, a report page and the scores of every clip", "side4video.cli.evaluate"),
     Command("predict", "name the action in video files", "side4video.cli.predict"),
+    Command("embed", "write the vectors of videos, frame by frame and window by window", "side4video.cli.embed"),
+    Command("index", "make your footage searchable; again, only what has changed", "side4video.cli.index"),
+    Command("search", "find moments in indexed footage by a sentence or an example", "side4video.cli.search"),
     Command("plan", "will it fit, how long will it take, what to change; before any download", "side4video.cli.plan"),
     Command("doctor", "find what is wrong with a data set before training does", "side4video.cli.doctor"),
+    Command("prepare", "check, resize and list a published data set or a folder of clips", "side4video.cli.prepare"),
+    Command("convert", "the authors' checkpoints to run folders, and back", "side4video.cli.convert"),
     Command("recipes", "list the paper's settings that are shipped, by name", "side4video.cli.recipes"),
     Command("backbones", "list the image models that can be used", "side4video.cli.backbones"),
 )
