@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 import torch
 
 from side4video.backbones.base import FrozenBackbone
 from side4video.backbones.create import create_backbone
+from side4video.build_cache import cached_loaders
 from side4video.build_recognition import build_data, build_loaders, build_manifests, pixel_format, train_transform
 from side4video.build_retrieval import (
     build_caption_data,
@@ -22,8 +24,10 @@ from side4video.build_retrieval import (
     warn_without_effect,
 )
 from side4video.build_zero_shot import start_head_from_text
+from side4video.cache.loader import CachedLoader
+from side4video.cache.size import CacheDialog
 from side4video.config.paths import locate_data
-from side4video.config.schema import RunSettings, SideSettings
+from side4video.config.schema import CacheSettings, RunSettings, SideSettings
 from side4video.data.caption_loader import CaptionLoader
 from side4video.data.loaders import ClipLoader
 from side4video.errors import CheckpointError, ConfigError, InputError
@@ -36,7 +40,7 @@ from side4video.tasks.retrieval import VideoTextModel
 from side4video.training.checkpoint import RunFolder
 from side4video.training.fit import fit
 from side4video.training.progress import ProgressView
-from side4video.training.runtime import start
+from side4video.training.runtime import Runtime, start
 from side4video.training.values import FitResult
 
 __all__ = [
@@ -55,6 +59,9 @@ __all__ = [
     "train_run",
     "train_transform",
 ]
+
+
+logger = logging.getLogger(__name__)
 
 
 class _Processes(TypedDict):
@@ -153,11 +160,13 @@ def resolve_settings(settings: RunSettings, backbone: FrozenBackbone) -> RunSett
         for key in ("train", "val", "root", "classes")
         if (value := getattr(settings.data, key)) is not None
     }
+    cache = {} if settings.cache.dir is None else {"dir": str(Path(settings.cache.dir).resolve())}
     return settings.model_copy(
         update={
             "backbone": settings.backbone.model_copy(update=resolved_backbone),
             "side": settings.side.model_copy(update=side),
             "data": settings.data.model_copy(update=paths),
+            "cache": settings.cache.model_copy(update=cache),
         }
     )
 
@@ -169,11 +178,13 @@ def train_run(
     resume: bool = False,
     progress: ProgressView | None = None,
     backbone: FrozenBackbone | None = None,
+    cache_dialog: CacheDialog | None = None,
 ) -> FitResult:
     """The whole of a training: data, backbone, model, and the run folder `out`.
 
     With several devices this command runs in every process; only the result's `is_main` should speak. A `backbone`
-    that is already built takes the place of the one in the settings.
+    that is already built takes the place of the one in the settings. With `cache.dir`, what is missing of the feature
+    cache is made first; `cache_dialog` is asked before and told how it goes.
 
     Raises:
         InputError: settings, data or backbone that cannot be used; a folder that holds a run, or none to resume.
@@ -201,6 +212,7 @@ def train_run(
             data = build_caption_data(*loaders)
             if runtime.is_main:
                 warn_without_effect(settings)
+            cached = _cached(settings, model, loaders, runtime, cache_dialog)
         else:
             train, val = build_manifests(settings)
             own = build_backbone(settings, device=runtime.device) if backbone is None else backbone
@@ -209,6 +221,9 @@ def train_run(
             if settings.head.init == "text":
                 start_head_from_text(settings, model)
             data = build_data(*loaders)
+            cached = _cached(settings, model, loaders, runtime, cache_dialog)
+        if cached is not None:
+            data = replace(data, train_loader=cached[0], val_loader=cached[1], seek=cached[0].seek)
         resolved = resolve_settings(settings, own)
         return fit(resolved, model, data, out, resume=resume, runtime=runtime, progress=progress)
     except InputError as error:
@@ -219,6 +234,20 @@ def train_run(
         for loader in loaders:
             loader.close()
         runtime.close()
+
+
+def _cached(
+    settings: RunSettings,
+    model: TrainedModel,
+    loaders: tuple[ClipLoader, ClipLoader] | tuple[CaptionLoader, CaptionLoader],
+    runtime: Runtime,
+    dialog: CacheDialog | None,
+) -> tuple[CachedLoader[Any], CachedLoader[Any]] | None:
+    if settings.cache.dir is None:
+        if settings.cache != CacheSettings():
+            logger.warning("cache.views and cache.precision do nothing without cache.dir")
+        return None
+    return cached_loaders(settings, model, loaders, runtime=runtime, dialog=dialog)
 
 
 def load_run(

@@ -6,7 +6,7 @@ in `store.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +106,7 @@ def fill_cache(
 
 
 @contextmanager
-def filling(path: Path) -> Iterator[None]:
+def filling(path: Path) -> Generator[None]:
     """Hold the cache for oneself while it is filled.
 
     Raises:

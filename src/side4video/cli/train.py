@@ -31,6 +31,8 @@ EXAMPLES = """  side4video train clips/ --out runs/mine
   side4video train recipe.yaml --out runs/paper data.train=clips/train.csv
   side4video train ssv2-b16 data.root=/data/ssv2 --out runs/ssv2-b16
   side4video train --task retrieval captions.jsonl --out runs/search --backbone open_clip:ViT-B-16/openai
+  side4video train clips/ --out runs/mine --memory 12GB
+  side4video train clips/ --out runs/mine --cache /data/cache --yes
   side4video train --out runs/mine --resume"""
 
 SHORT_FLAGS = {
@@ -44,8 +46,10 @@ SHORT_FLAGS = {
     "--devices": "train.devices",
     "--seed": "train.seed",
 }
+CACHE_FLAG = {"--cache": "cache.dir"}
 
 
+MEMORY_MODES = ("fast", "balanced", "lean", "smallest")
 _SHOWN_BROKEN = 20
 
 
@@ -61,8 +65,16 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_option("--out", metavar="RUN", help="the folder of this run; it must be new or empty (see --resume)")
     parser.add_option("--recipe", metavar="NAME|FILE", help="settings to start from, when SOURCE is a data set")
     parser.add_switch("--resume", help="go on where the run in RUN stopped; starts it when nothing is there yet")
+    parser.add_option(
+        "--memory",
+        metavar="SIZE|MODE",
+        help="memory of the card, such as 12GB or 11.5GiB: the fastest memory mode that fits is chosen before anything "
+        "is loaded, and, where none fits, the largest batch that does; or the mode itself (fast, balanced, lean, "
+        "smallest)",
+    )
+    parser.add_switch("--yes", help="write the feature cache of --cache without asking")
     parser.add_common()
-    parser.add_settings(SHORT_FLAGS)
+    parser.add_settings(SHORT_FLAGS | CACHE_FLAG)
 
 
 def run(options: argparse.Namespace) -> Outcome:
@@ -75,6 +87,9 @@ def run(options: argparse.Namespace) -> Outcome:
     if options.out is None:
         raise ConfigError("--out is missing: the folder for this run, such as --out runs/mine")
     out = Path(options.out)
+    if options.memory in MEMORY_MODES:
+        options.overrides = {**options.overrides, "memory": options.memory}
+        options.memory = None
     going_on = options.resume and (out / "config.yaml").is_file()
     if going_on:
         settings = resumed_settings(out, options.source, options.recipe, options.overrides)
@@ -84,7 +99,7 @@ def run(options: argparse.Namespace) -> Outcome:
         settings = settings_from(options.source, options.recipe, options.overrides)
         _refuse_used_folder(out, resume=options.resume)
     _check_paths(settings)
-    return _train(settings, out, going_on=going_on, json=options.json)
+    return _train(settings, out, options, going_on=going_on)
 
 
 def settings_from(source: str | None, recipe: str | None, overrides: dict[str, Any]) -> RunSettings:
@@ -180,12 +195,22 @@ def _where_looked(settings: RunSettings, key: str) -> str:
     return "; data.root=FOLDER says where lists are" if root is None else f", neither here nor in data.root={root}"
 
 
-def _train(settings: RunSettings, out: Path, *, going_on: bool, json: bool) -> Outcome:
+def _train(settings: RunSettings, out: Path, options: argparse.Namespace, *, going_on: bool) -> Outcome:
     # torch comes in here: everything above is checked without it
     from side4video.build import train_run
     from side4video.training.progress import make_progress
 
-    result = train_run(settings, out, resume=going_on, progress=make_progress())
+    json = options.json
+    if options.memory is not None:
+        from side4video.cli.memory_choice import choose_memory
+
+        settings = choose_memory(settings, options.memory, going_on=going_on)
+    dialog = None
+    if settings.cache.dir is not None:
+        from side4video.cli.cache_dialog import AskInTerminal
+
+        dialog = AskInTerminal(yes=options.yes)
+    result = train_run(settings, out, resume=going_on, progress=make_progress(), cache_dialog=dialog)
     if not result.is_main:
         return Outcome()
     for clip in result.broken[:_SHOWN_BROKEN]:
@@ -234,7 +259,11 @@ def _at(settings: RunSettings, key: str) -> Any:
 
 
 def _same(key: str, asked: Any, stored: Any) -> bool:
-    if key in {"data.train", "data.val", "data.classes", "data.root", "backbone.weights"} and asked and stored:
+    if (
+        key in {"data.train", "data.val", "data.classes", "data.root", "backbone.weights", "cache.dir"}
+        and asked
+        and stored
+    ):
         return Path(asked).resolve() == Path(stored).resolve()
     # the stored settings are resolved: an `auto` has become a value there
     return asked in (stored, "auto")

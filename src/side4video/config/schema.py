@@ -232,6 +232,27 @@ class RetrievalSettings(Settings):
     code."""
 
 
+class CacheSettings(Settings):
+    """Frozen tokens on the disk: the backbone sees each view of a clip once, and later epochs only read."""
+
+    dir: str | None = None
+    """Folder of the cache, made when it is not there; it may serve many runs that differ in the side network or the
+    optimiser. Default: no cache."""
+    views: Literal["fixed"] | int = "fixed"
+    """Views of each training clip. fixed: the one that validation would see, without augmentation. A number: so many
+    draws of frames, crop and augmentation; epoch e sees view e modulo that number."""
+    precision: Literal["own", "bf16", "int8"] = "own"
+    """Of the stored tokens. own: the backbone's, exact. bf16: exact for a backbone in bf16. int8: approximate, with a
+    scale for each token; half the room of bf16."""
+
+    @field_validator("views")
+    @classmethod
+    def _at_least_one(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"must be fixed or a whole number from 1; got {value}")
+        return value
+
+
 class OptimSettings(Settings):
     """Optimiser and schedule."""
 
@@ -323,10 +344,22 @@ class RunSettings(Settings):
     """The classifier."""
     retrieval: RetrievalSettings = RetrievalSettings()
     """Text-video retrieval."""
+    cache: CacheSettings = CacheSettings()
+    """Frozen tokens on the disk."""
     optim: OptimSettings = OptimSettings()
     """Optimiser and schedule."""
     train: TrainSettings = TrainSettings()
     """Process, precision, logging."""
+
+    @model_validator(mode="after")
+    def _unmixed_when_cached(self) -> RunSettings:
+        mixing = [name for name in ("mixup", "cutmix") if getattr(self.data, name)]
+        if self.cache.dir is not None and mixing:
+            raise ValueError(
+                f"cache.dir does not go with data.{mixing[0]}={getattr(self.data, mixing[0]):g}: it mixes pixels of "
+                "clips, and stored tokens are of single clips; set it to 0"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

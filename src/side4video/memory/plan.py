@@ -6,11 +6,11 @@ each. Everything is of one process on one card.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from side4video.errors import InputError
+from side4video.errors import ConfigError, InputError
 from side4video.memory.cards import Card
 from side4video.memory.estimate import StepEstimate
 from side4video.side.network import MemoryMode
@@ -91,19 +91,51 @@ def make_plan(
     return Plan(asked, found[memory], tuple(_best_first(choices, asked)), budget_bytes, card)
 
 
-def parse_bytes(text: str) -> int:
+def choose(
+    estimate: Estimator, *, batch_size: int, budget_bytes: int, may_shrink: bool = True
+) -> tuple[Choice, tuple[Choice, ...]]:
+    """The fastest memory mode that fits at this batch size, and the ones before it that do not.
+
+    When none fits, with `may_shrink`, the largest batch that fits in the mode that needs least.
+
+    Raises:
+        ConfigError: nothing fits; the message names the smallest need.
+    """
+    tried: list[Choice] = []
+    for mode in MODES:
+        choice = _choice(estimate(mode, batch_size), mode, batch_size, budget_bytes)
+        if choice.fits:
+            return choice, tuple(tried)
+        tried.append(choice)
+    least = min(tried, key=lambda choice: choice.peak_bytes)
+    one = _choice(estimate(least.memory, 1), least.memory, 1, budget_bytes) if batch_size > 1 else least
+    if may_shrink and one.fits:
+        largest = _largest_batch(estimate, least.memory, batch_size, estimate(least.memory, batch_size), budget_bytes)
+        return (one if largest is None else largest), tuple(tried)
+    smallest, clips = (one, "one clip") if may_shrink else (least, f"a batch of {batch_size}")
+    needed = smallest.peak_bytes + RESERVED_BYTES
+    raise ConfigError(
+        f"memory: {budget_bytes / 2**30:.2f} GiB are too few: the smallest need is {needed / 2**30:.2f} GiB, for "
+        f"{clips} with memory={smallest.memory} ({RESERVED_BYTES / 2**30:.2f} of them for the driver and its libraries)"
+    )
+
+
+def parse_bytes(text: str, *, words: Sequence[str] = ()) -> int:
     """A number of bytes from text such as `12GB` (powers of ten), `11.5 GiB` (powers of two) or `800MB`.
+
+    `words` are allowed too where this is called, and belong into the message.
 
     Raises:
         InputError: not such a text, or not positive.
     """
+    others = f", or {', '.join(words)}" if words else ""
     plain = text.strip().lower().replace(" ", "")
     number = plain.rstrip("abcdefghijklmnopqrstuvwxyz")
     unit = plain[len(number) :]
     try:
         value = float(number) * _UNITS[unit]
     except (KeyError, ValueError):
-        raise InputError(f"memory: must be a size such as 12GB, 11.5GiB or 800MB; got {text!r}") from None
+        raise InputError(f"memory: must be a size such as 12GB, 11.5GiB or 800MB{others}; got {text!r}") from None
     if not 0 < value < 2**60:
         raise InputError(f"memory: must be a size above zero, such as 12GB; got {text!r}")
     return int(value)
