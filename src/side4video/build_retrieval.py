@@ -98,6 +98,22 @@ def build_caption_sets(settings: RunSettings) -> tuple[CaptionSet, CaptionSet]:
     return train, read_caption_set(settings, data.val or data.train, split=wanted.val_split)
 
 
+def build_caption_split(settings: RunSettings, split: str) -> tuple[CaptionSet, str]:
+    """The set of `split` (`train`, else validation), and what to call it. The other one is read only where it must be.
+
+    Raises:
+        ConfigError, DataError: as `build_caption_sets`.
+    """
+    data, wanted = locate_data(settings).data, settings.retrieval
+    if data.train is None or (data.val is None and wanted.format in TABLES):
+        train, val = build_caption_sets(settings)
+        return (train, f"{data.train} (training)") if split == "train" else (val, f"{data.train} (held out)")
+    source, part = (data.train, wanted.train_split) if split == "train" else (data.val or data.train, wanted.val_split)
+    name = f"{source} (training)" if split == "train" else source
+    captions = read_caption_set(settings, source, split=part)
+    return captions, name if wanted.format in TABLES else f"{source}, split {part}"
+
+
 def read_caption_set(settings: RunSettings, source: str, *, split: str) -> CaptionSet:
     """The captions of `source` as the settings say to read them.
 

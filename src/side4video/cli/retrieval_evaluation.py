@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from side4video.build import load_text_model, pixel_format
-from side4video.build_retrieval import build_caption_sets, build_tokenizer, eval_captions_loader, read_caption_set
+from side4video.build_retrieval import build_caption_split, build_tokenizer, eval_captions_loader, read_caption_set
 from side4video.cli.console import progress_bar, say, show_table
 from side4video.config.schema import RunSettings
 from side4video.errors import InputError
@@ -48,10 +48,7 @@ def evaluate_retrieval_run(
         if source is not None:
             captions, where = read_caption_set(settings, source, split=settings.retrieval.val_split), source
         else:
-            train, val = build_caption_sets(settings)
-            captions = train if split == "train" else val
-            held_out = settings.data.val or f"{settings.data.train} (held out)"
-            where = f"{settings.data.train} (training)" if split == "train" else held_out
+            captions, where = build_caption_split(settings, split)
         model = load_text_model(folder, device=runtime.device)
         loader = eval_captions_loader(
             settings,

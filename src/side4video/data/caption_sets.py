@@ -9,6 +9,7 @@ sentences are joined to one paragraph, as is usual for retrieval.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import cast
 from side4video.data.plain_pickle import read_plain_pickle
 from side4video.data.text_files import csv_rows, read_json, read_text, shown, text_lines
 from side4video.errors import DataError
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,9 @@ def read_msrvtt(folder: Path, split: str) -> list[RawCaptions]:
         raise DataError(f"MSR-VTT has the splits train-9k, train-7k and test-1k-a; got {split!r}")
     path = folder / f"MSRVTT_train.{lists[split]}.csv"
     header, rows = _table(path, ("video_id",))
-    wanted = [cells[header.index("video_id")] for _, cells in rows]
+    wanted = dict.fromkeys(cells[header.index("video_id")] for _, cells in rows)
+    if len(wanted) < len(rows):
+        _logger.warning("%s: %d lines repeat a video and are left out", path, len(rows) - len(wanted))
     file = folder / "MSRVTT_data.json"
     content = _object(file, read_json(file, read_text(file)))
     captions: dict[str, list[str]] = {name: [] for name in wanted}
@@ -72,25 +77,39 @@ def read_msvd(folder: Path, split: str) -> list[RawCaptions]:
 
 
 def read_vatex(source: Path, split: str) -> list[RawCaptions]:
-    """VATEX: a JSON list of `videoID` and `enCap` (10 English captions a video).
+    """VATEX: `videoID` and `enCap` (10 English captions a video).
 
-    `source` is the file, or a folder with `vatex_training_v1.0.json` and `vatex_validation_v1.0.json`. The usual 1,500
-    videos for validation and 1,500 for testing are a choice from the latter: name them with `only`.
+    `source` is a JSON file, or a folder with `vatex_training_v1.0.json` and `vatex_validation_v1.0.json`, or with all
+    of them in the released code's `vatex_data.json`. `{split}_list.txt` beside it chooses videos; only so are there the
+    usual 1,500 for validation and 1,500 others for testing.
 
     Raises: DataError for an unknown split, or a file that is missing or of another form.
     """
-    if source.is_dir():
+    folder, file = (source, source / "vatex_data.json") if source.is_dir() else (None, source)
+    if folder is not None and not file.is_file():
         files = {"train": "vatex_training_v1.0.json", "val": "vatex_validation_v1.0.json"}
         files["test"] = files["val"]
         if split not in files:
             raise DataError(f"VATEX has the splits train, val and test; got {split!r}")
-        source = source / files[split]
-    found: list[tuple[tuple[str, ...], list[str]]] = []
-    for number, item in enumerate(_list(source, read_json(source, read_text(source))), start=1):
-        entry = _object(source, item, f"entry {number}")
-        texts = [_as_text(source, text, f"entry {number}") for text in _list(source, entry.get("enCap"), "enCap")]
-        found.append(((_text(source, entry, "videoID", f"entry {number}"),), texts))
-    return _with_captions(source, found)
+        file = folder / files[split]
+    content = read_json(file, read_text(file))
+    if isinstance(content, dict):
+        content = [{"videoID": name, **_object(file, entry, name)} for name, entry in _object(file, content).items()]
+    found: dict[str, list[str]] = {}
+    for number, item in enumerate(_list(file, content), start=1):
+        entry = _object(file, item, f"entry {number}")
+        texts = [_as_text(file, text, f"entry {number}") for text in _list(file, entry.get("enCap"), "enCap")]
+        found.setdefault(_text(file, entry, "videoID", f"entry {number}"), []).extend(texts)
+    # what holds every split needs a list to tell them apart
+    if folder is not None and (file.name == "vatex_data.json" or (folder / f"{split}_list.txt").is_file()):
+        wanted = _id_list(folder, "VATEX", split)
+        unknown = [name for name in wanted if name not in found]
+        if unknown:
+            raise DataError(
+                f"{shown(file)}: {len(unknown)} videos of {split}_list.txt have no captions, such as {unknown[0]}"
+            )
+        found = {name: found[name] for name in wanted}
+    return _with_captions(file, (((name,), texts) for name, texts in found.items()))
 
 
 def read_didemo(folder: Path, split: str) -> list[RawCaptions]:
@@ -106,7 +125,10 @@ def read_didemo(folder: Path, split: str) -> list[RawCaptions]:
         name = _stem(_text(file, entry, "video", f"entry {number}"))
         if name in sentences:
             sentences[name].append(_text(file, entry, "description", f"entry {number}"))
-    return _with_captions(file, (((name,), [" ".join(texts)]) for name, texts in sentences.items()))
+    # a file of another format may keep the first one's ending in its name
+    return _with_captions(
+        file, (((name, wanted[name]), [" ".join(texts)] if texts else []) for name, texts in sentences.items())
+    )
 
 
 def read_lsmdc(folder: Path, split: str) -> list[RawCaptions]:
@@ -189,7 +211,12 @@ def _table(file: Path, columns: tuple[str, ...]) -> tuple[list[str], list[tuple[
 def _id_list(folder: Path, data_set: str, split: str) -> list[str]:
     if split not in ("train", "val", "test"):
         raise DataError(f"{data_set} has the splits train, val and test; got {split!r}")
-    return [line.strip() for _, line in text_lines(read_text(folder / f"{split}_list.txt"))]
+    file = folder / f"{split}_list.txt"
+    listed = [line.strip() for _, line in text_lines(read_text(file))]
+    wanted = list(dict.fromkeys(listed))
+    if len(wanted) < len(listed):
+        _logger.warning("%s: %d lines repeat a video and are left out", file, len(listed) - len(wanted))
+    return wanted
 
 
 def _mapping(file: Path) -> dict[str, str]:
@@ -214,15 +241,24 @@ def _stem(name: str) -> str:
 
 
 def _with_captions(file: Path, found: Iterable[tuple[tuple[str, ...], list[str]]]) -> list[RawCaptions]:
-    raw: list[RawCaptions] = []
+    """One entry a video: what is listed twice is the same video with more captions. Empty captions are left out."""
+    captions: dict[tuple[str, ...], list[str]] = {}
+    repeated = empty = 0
     for names, texts in found:
-        captions = tuple(text.strip() for text in texts if text.strip())
-        if not captions:
-            raise DataError(f"{shown(file)}: video {names[0]} has no caption")
-        raw.append(RawCaptions(names, captions))
-    if not raw:
+        repeated += names in captions
+        kept = [text.strip() for text in texts if text.strip()]
+        empty += len(texts) - len(kept)
+        captions.setdefault(names, []).extend(kept)
+    if not captions:
         raise DataError(f"{shown(file)} lists no videos")
-    return raw
+    without = [names[0] for names, texts in captions.items() if not texts]
+    if without:
+        raise DataError(f"{shown(file)}: video {without[0]} has no caption")
+    if repeated:
+        _logger.warning("%s: %d videos are listed more than once; their captions are put together", file, repeated)
+    if empty:
+        _logger.warning("%s: left out %d empty captions", file, empty)
+    return [RawCaptions(names, tuple(texts)) for names, texts in captions.items()]
 
 
 def _object(file: Path, value: object, where: str = "") -> dict[str, object]:

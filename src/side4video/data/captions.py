@@ -120,14 +120,15 @@ def read_captions(
             f"{', '.join(absent[:5])}; leave them out with missing=leave_out"
         )
     if absent:
-        _logger.warning("%s: left out %d of %d videos that are not in %s", path, len(absent), len(found), base)
+        names = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+        _logger.warning("%s: left out %d of %d videos, not in %s: %s", path, len(absent), len(found), base, names)
     return CaptionSet(tuple(records), absent)
 
 
 def split_captions(captions: CaptionSet, fraction: float, seed: int) -> tuple[CaptionSet, CaptionSet]:
     """Videos for training and for validation: a random `fraction`, at least one video, is held out.
 
-    Parts of one file go the same way, so that nothing of a held-out video is trained on.
+    Parts of one file go the same way, so that nothing of a held-out video is trained on. What is missing is so in both.
 
     Raises:
         DataError: fewer than two files.
@@ -139,7 +140,7 @@ def split_captions(captions: CaptionSet, fraction: float, seed: int) -> tuple[Ca
     held = set(np.random.default_rng([seed, len(paths)]).permutation(np.array(paths))[:count].tolist())
     return (
         CaptionSet(tuple(record for record in captions.records if record.path not in held), captions.missing),
-        CaptionSet(tuple(record for record in captions.records if record.path in held)),
+        CaptionSet(tuple(record for record in captions.records if record.path in held), captions.missing),
     )
 
 
@@ -202,7 +203,9 @@ def _from_rows(file: Path, base: Path, rows: list[tuple[int, dict[str, object]]]
         start, end = (_seconds(file, line, name, row.get(name)) for name in ("start", "end"))
         if end is not None and end <= (start or 0.0):
             raise DataError(f"{shown(file)}, line {line}: end must come after start; got start={start}, end={end}")
-        captions.setdefault((str(row["video"]), start, end), []).append(str(row["caption"]).strip())
+        # ./a.mp4 and a.mp4 are one video
+        video = os.path.normpath(str(row["video"]))
+        captions.setdefault((video, start, end), []).append(str(row["caption"]).strip())
     if not captions:
         raise DataError(f"{shown(file)} lists no captions")
     there: dict[str, bool] = {}

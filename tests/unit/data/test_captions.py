@@ -104,6 +104,7 @@ def test_missing_videos_are_listed_and_left_out_only_when_asked(
         captions = read_captions(table, missing="leave_out")
     assert captions.missing == ("gone.mp4", "also.mp4")
     assert "left out 2 of 3 videos" in caplog.text
+    assert "gone.mp4, also.mp4" in caplog.text
     assert captions.summary() == "1 videos, 1 captions; 2 videos are missing and left out"
     (tmp_path / "a.mp4").unlink()
     with pytest.raises(DataError, match="3 of 3 videos"):
@@ -186,6 +187,28 @@ def test_vatex(tmp_path: Path) -> None:
         read_captions(tmp_path, format="vatex", split="test", only=chosen)
 
 
+def test_vatex_as_the_released_code_keeps_it(tmp_path: Path) -> None:
+    names = [f"id{number}_000000_000010" for number in range(5)]
+    content = {name: {"videoID": name, "enCap": [f"{name} a", f"{name} b"], "chCap": ["x"]} for name in names}
+    file = write(tmp_path / "vatex_data" / "vatex_data.json", json.dumps(content))
+    for split, chosen in (("train", names[:3]), ("val", names[4:]), ("test", [names[3]])):
+        write(file.parent / f"{split}_list.txt", "\n".join(chosen) + "\n")
+    for split, chosen in (("train_video", names[:3]), ("val_video", names[4:]), ("test_video", [names[3]])):
+        touch(tmp_path, *(f"VATEX_Frames/{split}/{name}/img_00001.jpg" for name in chosen))
+    found = read_captions(file.parent, format="vatex", split="test", root=tmp_path, frame_pattern="img_{:05d}.jpg")
+    assert shown(found, tmp_path) == [(f"VATEX_Frames/test_video/{names[3]}", (f"{names[3]} a", f"{names[3]} b"))]
+    assert found.records[0].frame_pattern == "img_{:05d}.jpg"
+    assert len(read_captions(file.parent, format="vatex", split="train", root=tmp_path)) == 3
+    # a list beside the files of the data set's authors chooses from them
+    (file.parent / "vatex_validation_v1.0.json").write_text(json.dumps(list(content.values())))
+    file.unlink()
+    found = read_captions(file.parent, format="vatex", split="val", root=tmp_path)
+    assert [record.name for record in found.records] == [names[4]]
+    write(file.parent / "val_list.txt", "nobody\n")
+    with pytest.raises(DataError, match=r"1 videos of val_list\.txt have no captions, such as nobody"):
+        read_captions(file.parent, format="vatex", split="val", root=tmp_path)
+
+
 def test_didemo(tmp_path: Path) -> None:
     write(tmp_path / "val_list.txt", "1@N0_2.mov\n3@N0_4.mp4\n")
     entries = [
@@ -198,6 +221,8 @@ def test_didemo(tmp_path: Path) -> None:
     touch(tmp_path, "1@N0_2.mp4", "3@N0_4.avi")
     found = read_captions(tmp_path, format="didemo", split="val")
     assert shown(found, tmp_path) == [("1@N0_2.mp4", ("first second",)), ("3@N0_4.avi", ("alone",))]
+    (tmp_path / "1@N0_2.mp4").rename(tmp_path / "1@N0_2.mov.mp4")
+    assert read_captions(tmp_path, format="didemo", split="val").records[0].path.endswith("1@N0_2.mov.mp4")
 
 
 def test_lsmdc(tmp_path: Path) -> None:
@@ -223,6 +248,43 @@ def test_activitynet(tmp_path: Path) -> None:
     assert shown(found, tmp_path) == [("v_aa.mp4", ("First. Then.",)), ("bb.mkv", ("Only.",))]
     write(tmp_path / "val_ids.json", json.dumps(["bb"]))
     assert [r.name for r in read_captions(tmp_path, format="activitynet", split="test").records] == ["v_bb"]
+
+
+def test_a_video_that_is_listed_twice_is_one_video(msrvtt: Path, caplog: pytest.LogCaptureFixture) -> None:
+    test = msrvtt / "MSRVTT_JSFUSION_test.csv"
+    test.write_text(test.read_text() + "ret2,msr3,video3,a cat again\n")
+    with caplog.at_level(logging.WARNING):
+        found = read_captions(msrvtt, format="msrvtt", split="test-1k-a")
+    assert [(r.name, len(r.captions)) for r in found.records] == [("video9770", 1), ("video3", 2)]
+    assert "1 videos are listed more than once; their captions are put together" in caplog.text
+    caplog.clear()
+    write(msrvtt / "MSRVTT_train.9k.csv", "video_id\nvideo7\nvideo3\nvideo7\n")
+    assert read_captions(msrvtt, format="msrvtt").num_captions == 4
+    assert "1 lines repeat a video and are left out" in caplog.text
+    caplog.clear()
+    write(msrvtt / "train_list.txt", "video3\nvideo3\nvideo3\n")
+    (msrvtt / "raw-captions.pkl").write_bytes(pickle.dumps({"video3": [["a"], ["a"]]}))
+    # the same caption twice is two captions, as MSVD has many and its papers count them
+    assert read_captions(msrvtt, format="msvd").records[0].captions == ("a", "a")
+    assert "2 lines repeat a video and are left out" in caplog.text
+
+
+def test_spellings_of_one_path_are_one_video(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    table = write(tmp_path / "c.csv", "video,caption\na.mp4,x\n./a.mp4,y\nsub/../a.mp4,z\n")
+    assert shown(read_captions(table), tmp_path) == [("a.mp4", ("x", "y", "z"))]
+
+
+def test_empty_captions_of_a_data_set_are_left_out_and_counted(msrvtt: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = msrvtt / "MSRVTT_data.json"
+    file.write_text(file.read_text().replace('"caption": "b"', '"caption": "  "'))
+    with caplog.at_level(logging.WARNING):
+        found = read_captions(msrvtt, format="msrvtt")
+    assert found.records[0].captions == ("e",)
+    assert "left out 1 empty captions" in caplog.text
+    file.write_text(file.read_text().replace('"caption": "e"', '"caption": ""'))
+    with pytest.raises(DataError, match="video video7 has no caption"):
+        read_captions(msrvtt, format="msrvtt")
 
 
 @pytest.mark.parametrize("name", ["msrvtt", "msvd", "vatex", "didemo", "lsmdc", "activitynet"])
