@@ -76,6 +76,7 @@ class QdrantEdgeStore:
             self._lock.release()
             raise
         self._unflushed = 0
+        self._closed = False
 
     @staticmethod
     def fill(folder: Path, identity: StoreIdentity) -> None:
@@ -206,6 +207,9 @@ class QdrantEdgeStore:
 
     def close(self) -> None:
         """As `VectorStore.close`."""
+        if self._closed:
+            return
+        self._closed = True
         try:
             self._flush()
             self._shard.close()

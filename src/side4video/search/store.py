@@ -215,5 +215,5 @@ class VectorStore(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of files and lock. Using the store afterwards is an error."""
+        """Let go of files and lock; closing again does nothing. Do not use the store afterwards."""
         ...
