@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,27 +33,39 @@ class DrawnClip:
 
 
 def write_motion_clips(
-    folder: Path, *, seed: int, train_per_class: int, val_per_class: int, processes: int | None = None
+    folder: Path,
+    *,
+    seed: int,
+    train_per_class: int,
+    val_per_class: int,
+    classes: Sequence[str] | None = None,
+    processes: int | None = None,
 ) -> list[DrawnClip]:
     """Draw and encode a data set with `processes` processes (default: one a core, at most 8); list what was written.
+
+    `classes` are some of `motion_classes()`; default: all of them. A clip is the same whatever else is drawn.
 
     `captions.jsonl` has one JSON object a line: video, caption, class, split.
 
     Raises:
-        ValueError: fewer than one clip per class.
+        ValueError: fewer than one clip per class, or a class that is not among `motion_classes()`.
         OSError: the folder cannot be written.
     """
     counts = {"train": train_per_class, "val": val_per_class}
     for split, count in counts.items():
         if count < 1:
             raise ValueError(f"{split}_per_class must be at least 1; got {count}")
+    names = motion_classes() if classes is None else list(classes)
+    unknown = sorted(set(names) - set(motion_classes()))
+    if unknown:
+        raise ValueError(f"classes must be among {', '.join(motion_classes())}; got {', '.join(unknown)}")
     for split in SPLITS:
-        for name in motion_classes():
+        for name in names:
             (folder / split / name).mkdir(parents=True, exist_ok=True)
     jobs = [
         (folder, seed, split, name, number)
         for split in SPLITS
-        for name in motion_classes()
+        for name in names
         for number in range(counts[split])
     ]
     workers = processes or min(8, os.cpu_count() or 1)

@@ -29,6 +29,19 @@ def test_the_folder_holds_every_class_and_its_captions(tmp_path: Path) -> None:
     assert not train & val
 
 
+def test_some_classes_are_the_same_clips(tmp_path: Path) -> None:
+    sizes = {"seed": 2, "train_per_class": 1, "val_per_class": 1, "processes": 1}
+    write_motion_clips(tmp_path / "all", **sizes)
+    drawn = write_motion_clips(tmp_path / "some", classes=["vanish", "grow"], **sizes)
+    assert [clip.class_name for clip in drawn] == ["vanish", "grow"] * 2
+    files = sorted((tmp_path / "some").rglob("*.mp4"))
+    assert len(files) == 4
+    for path in files:
+        assert path.read_bytes() == (tmp_path / "all" / path.relative_to(tmp_path / "some")).read_bytes()
+    with pytest.raises(ValueError, match=r"classes must be among move-left, .*; got juggle"):
+        write_motion_clips(tmp_path / "none", classes=["grow", "juggle"], **sizes)
+
+
 def test_two_processes_write_what_one_writes(tmp_path: Path) -> None:
     for name, processes in (("one", 1), ("two", 2)):
         write_motion_clips(tmp_path / name, seed=1, train_per_class=1, val_per_class=1, processes=processes)
