@@ -93,7 +93,7 @@ def simulate_all(results: Results, run: dict[str, Any], options: argparse.Namesp
         if (not options.size or cell[0].label.lower() == options.size.lower())
         and (not options.batch_size or cell[1] == options.batch_size)
         and (not options.frames or cell[2] == options.frames)
-        and options.method.lower() in cell[3].method.lower()
+        and _named(cell[3], options)
         and not (options.missing and key(_head(*cell)) in results.rows["simulated"])
     ]
     begin = time.perf_counter()
@@ -159,7 +159,7 @@ def measure_all(results: Results, run: dict[str, Any], device: torch.device, opt
         for entry in entries(size):
             if options.size and size.label.lower() != options.size.lower():
                 continue
-            if options.method.lower() not in entry.method.lower():
+            if not _named(entry, options):
                 continue
             if time.perf_counter() - begin > options.seconds:
                 note(f"{options.seconds:.0f} s are over: {size.label}, {entry.method}, {entry.way} was not measured")
@@ -209,6 +209,10 @@ def measure_cell(
     }
 
 
+def _named(entry: Entry, options: argparse.Namespace) -> bool:
+    return not options.method or any(part.lower() in entry.method.lower() for part in options.method)
+
+
 def this_run() -> dict[str, Any]:
     """What a row says about where it comes from."""
     return {
@@ -251,7 +255,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--size", choices=[size.label for size in SIZES], help="only this image model")
     parser.add_argument("--batch-size", type=int, help="only this batch size")
     parser.add_argument("--frames", type=int, choices=FRAMES, help="only this number of frames")
-    parser.add_argument("--method", default="", help="only methods with this text in their name")
+    parser.add_argument(
+        "--method", action="append", default=[], help="only methods with this text in their name; again for more"
+    )
     parser.add_argument("--missing", action="store_true", help="only rows that the result file lacks")
     parser.add_argument("--cpu", action="store_true", help="only the row measured on the CPU")
     parser.add_argument("--gpu", action="store_true", help="only measurements on the graphics card")

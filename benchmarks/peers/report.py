@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from peers.catalog import (
     CHECKPOINTED,
@@ -23,22 +24,36 @@ from peers.catalog import (
 from peers.predictions import LARGE, PREDICTIONS, SMALL
 from peers.results import Results, Row
 
-BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
+TABLES, FLOOR = "tables", "floor"
 SHORT = FRAMES[0]
 GIB = 2**30
 
 
 def write_docs(results: Results, page: Path) -> None:
-    """Replace what stands between the markers of a page.
+    """Put the tables where they belong on a page.
 
     Raises:
         ValueError: a page without the markers.
     """
-    text = page.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"{page} must have one line {BEGIN!r} and one line {END!r}")
-    head, rest = text.split(BEGIN)
-    page.write_text(f"{head}{BEGIN}\n{tables(results)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    put_between(page, TABLES, tables(results))
+
+
+def put_between(page: Path, name: str, text: str) -> None:
+    """Replace what stands between two markers of a page.
+
+    Raises:
+        ValueError: a page without them.
+    """
+    begin, end = markers(name)
+    old = page.read_text(encoding="utf-8")
+    if old.count(begin) != 1 or old.count(end) != 1:
+        raise ValueError(f"{page} must have one line {begin!r} and one line {end!r}")
+    page.write_text(f"{old.split(begin)[0]}{begin}\n\n{text}\n\n{end}{old.split(end)[1]}", encoding="utf-8")
+
+
+def markers(name: str) -> tuple[str, str]:
+    """The comments that a generated part of a page stands between."""
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
 
 
 def tables(results: Results) -> str:
@@ -58,6 +73,33 @@ def tables(results: Results) -> str:
     parts += ["### Measured on a CPU", _cpu(results)]
     parts += ["### Measured on a graphics card", _gpu(results)]
     parts += ["### Where the numbers come from", _sources(results)]
+    return "\n\n".join(parts)
+
+
+def floor_table(stored: dict[str, Any]) -> str:
+    """What `floor.py` found, a table for each device."""
+    parts: list[str] = []
+    for found in stored.values():
+        hardware = found["hardware"]
+        device = ", ".join(hardware["gpus"]) or f"{hardware['cores']} cores of {hardware['processor']}"
+        rates = ", ".join(
+            f"{rate / 1e12:.2f} TFLOP/s in {name}" for name, rate in sorted(found["matrix_rates"].items())
+        )
+        first = found["rows"][0]
+        clips = f"batch {first['batch_size']}, " if len({row["batch_size"] for row in found["rows"]}) == 1 else ""
+        parts.append(
+            f"{device}: matrix products at {rates}; side network in {found['side_precision']}; {clips}"
+            f"{first['num_frames']} frames of {first['image_size'][0]} px. "
+            f"Commit {(found['commit'] or 'unknown')[:7]}, `{found['command']}`."
+        )
+        rows = [("model", "frozen weights", "mode", "floor, s", "step, s", "step / floor")]
+        for row in found["rows"]:
+            name = f"{row['size']}, side {row['width']}"
+            rows.append(
+                (name, row["precision"], row["memory"], f"{row['floor_seconds']:.3f}", f"{row['seconds']:.3f}",
+                 f"{row['times_floor']:.2f} x")
+            )  # fmt: skip
+        parts.append(_table(rows))
     return "\n\n".join(parts)
 
 

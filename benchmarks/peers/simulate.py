@@ -6,6 +6,7 @@ tensors; AdamW with two values a trained weight; bfloat16 arithmetic.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy
 
 from side4video.backbones.timm_vit import TimmViT
-from side4video.memory.track import StorageTracker
+from side4video.memory.track import Operation, StorageTracker
 
 CAUSES = ("frozen weights", "trained weights", "gradients", "optimiser", "pixels", "saved", "working")
 
@@ -73,13 +74,13 @@ def simulate(
         peak_bytes=peak_bytes,
         by_cause={cause: found.get(cause, 0) for cause in CAUSES},
         saved_bytes=tracker.by_cause(forward).get("saved", 0),
-        flops_forward=sum(op.flops for op in tracker.operations[start:forward]),
-        flops_step=sum(op.flops for op in tracker.operations[start:end]),
+        flops_forward=_flops(tracker.operations[start:forward]),
+        flops_step=_flops(tracker.operations[start:end]),
         trainable_parameters=sum(parameter.numel() for parameter in trained),
     )
 
 
-def frozen_flops(trunk: TimmViT, *, num_images: int, image_size: tuple[int, int]) -> int:
+def frozen_flops(trunk: TimmViT, *, num_images: int, image_size: tuple[int, int], num_blocks: int | None = None) -> int:
     """FLOPs of one frozen forward pass of a trunk on the meta device: the unit that steps are measured in."""
     tracker = StorageTracker()
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -87,9 +88,9 @@ def frozen_flops(trunk: TimmViT, *, num_images: int, image_size: tuple[int, int]
         images_ICHW = torch.empty(num_images, 3, *image_size)
         with tracker, torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
             tokens_IAD, context = trunk.embed(images_ICHW)
-            for index in range(trunk.depth):
+            for index in range(num_blocks or trunk.depth):
                 tokens_IAD = trunk.run_block(index, tokens_IAD, context)
-    return sum(op.flops for op in tracker.operations)
+    return _flops(tracker.operations)
 
 
 def step_loss(model: nn.Module, clip_BTCHW: Tensor, labels_B: Tensor, *, half: bool = True) -> Tensor:
@@ -107,3 +108,7 @@ def give_sizes(model: nn.Module) -> None:
             setattr(module, name, nn.Parameter(fake, requires_grad=parameter.requires_grad))
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+
+
+def _flops(operations: Sequence[Operation]) -> int:
+    return sum(operation.flops for operation in operations)
