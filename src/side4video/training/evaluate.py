@@ -66,35 +66,63 @@ def evaluate(
         TrainingError: scores that are NaN or infinite; the message names the records.
         EvaluationStopped: `should_stop` said so in one of the processes.
     """
-    metrics = RecognitionMetrics(model.head.out_features)
-    broken: dict[int, BrokenClip] = {}
-    device = model.head.weight.device
-    with eval_mode(model), torch.no_grad():
+    scorer = Scorer(model, runtime)
+    with eval_mode(model):
         for batch in in_step(loader, runtime, should_stop):
-            broken.update((clip.index, clip) for clip in batch.broken)
-            if len(batch):
-                batch_there = batch.to(device, non_blocking=True)
-                with nullcontext() if runtime is None else runtime.autocast():
-                    logits_BK = model(batch_there.clip_BTCHW)
-                try:
-                    metrics.update(logits_BK.float().cpu(), batch.labels_B, batch.indices_B, batch.views_B)
-                except ValueError as error:
-                    raise TrainingError(f"evaluation stopped: {error}") from error
+            scorer.add(batch)
             if on_batch is not None:
                 on_batch(len(batch))
-    metrics, broken = _merged(metrics, broken, runtime)
-    listed = tuple(broken[index] for index in sorted(broken))
-    scores = metrics.scores()
-    if not scores:
-        example = f"; for example {listed[0].path}: {listed[0].reason}" if listed else ""
-        raise DataError(f"no video could be evaluated: {len(listed)} are broken{example}")
-    indices_V = torch.tensor(list(scores))
-    labels_V = torch.tensor([metrics.labels()[index] for index in scores])
-    scores_VK = torch.stack(list(scores.values()))
-    own_V = scores_VK.gather(1, labels_V[:, None]).squeeze(1)
-    # a score can underflow to 0; the smallest normal number keeps the mean finite
-    loss = -own_V.clamp_min(torch.finfo(own_V.dtype).tiny).log().mean()
-    return EvaluationResult(metrics.compute(), float(loss), indices_V, labels_V, scores_VK, listed)
+    return scorer.result()
+
+
+class Scorer:
+    """The scores of one model, batch by batch; `evaluate` for a caller that has the batches. The model is in eval mode.
+
+    With a runtime, `result` merges what all processes found.
+    """
+
+    def __init__(self, model: VideoClassifier | ZeroShotClassifier, runtime: Runtime | None = None) -> None:
+        self._model, self._runtime = model, runtime
+        self._metrics = RecognitionMetrics(model.head.out_features)
+        self._broken: dict[int, BrokenClip] = {}
+
+    @torch.no_grad()
+    def add(self, batch: VideoBatch) -> None:
+        """Score a batch of this process.
+
+        Raises:
+            TrainingError: scores that are NaN or infinite; the message names the records.
+        """
+        self._broken.update((clip.index, clip) for clip in batch.broken)
+        if not len(batch):
+            return
+        there = batch.to(self._model.head.weight.device, non_blocking=True)
+        with nullcontext() if self._runtime is None else self._runtime.autocast():
+            logits_BK = self._model(there.clip_BTCHW, *(() if batch.stored is None else (batch.stored,)))
+        try:
+            self._metrics.update(logits_BK.float().cpu(), batch.labels_B, batch.indices_B, batch.views_B)
+        except ValueError as error:
+            raise TrainingError(f"evaluation stopped: {error}") from error
+
+    def result(self) -> EvaluationResult:
+        """The metrics of all that was added, in all processes.
+
+        Raises:
+            DataError: no video could be read.
+        """
+        metrics, broken = _merged(self._metrics, self._broken, self._runtime)
+        listed = tuple(broken[index] for index in sorted(broken))
+        scores = metrics.scores()
+        if not scores:
+            example = f"; for example {listed[0].path}: {listed[0].reason}" if listed else ""
+            raise DataError(f"no video could be evaluated: {len(listed)} are broken{example}")
+        indices_V = torch.tensor(list(scores))
+        labels_V = torch.tensor([metrics.labels()[index] for index in scores])
+        scores_VK = torch.stack(list(scores.values()))
+        own_V = scores_VK.gather(1, labels_V[:, None]).squeeze(1)
+        # a score can underflow to 0; the smallest normal number keeps the mean finite
+        loss = -own_V.clamp_min(torch.finfo(own_V.dtype).tiny).log().mean()
+        return EvaluationResult(metrics.compute(), float(loss), indices_V, labels_V, scores_VK, listed)
 
 
 def in_step(

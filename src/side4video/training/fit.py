@@ -66,6 +66,7 @@ def _run(loop: TrainingLoop, *, resume: bool) -> FitResult:
         raise
     finally:
         loop.close(status)
+    loop.warn_of_broken()
     return loop.result()
 
 

@@ -184,8 +184,6 @@ class TrainingLoop:
         restore_weights(self.model, self.session.folder.weights())
         self.model.eval()
         at, broken = self.at, self.trainee.broken
-        if broken.train and self.runtime.is_main:
-            logger.warning("%d of %d training videos could not be read", len(broken.train), broken.num_videos)
         return FitResult(
             out=self.session.folder.path,
             epochs=at.epoch,
@@ -198,6 +196,12 @@ class TrainingLoop:
             is_main=self.runtime.is_main,
             t2v_r1=at.best_top1 if self.task.metric == "t2v_r1" else None,
         )
+
+    def warn_of_broken(self) -> None:
+        """Say how many training videos could not be read, if any."""
+        broken = self.trainee.broken
+        if broken.train and self.runtime.is_main:
+            logger.warning("%d of %d training videos could not be read", len(broken.train), broken.num_videos)
 
     def save(self) -> None:
         """Write the resume state; between two steps.

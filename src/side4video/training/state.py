@@ -134,6 +134,38 @@ def seeded(seed: int, device: torch.device) -> Generator[None]:
         restore_random_state(before, device)
 
 
+class RandomStream:
+    """Global generators of its own, from `seed`: inside a `with` they are in force, and keep what was drawn."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._device = device
+        with seeded(seed, device):
+            self._own = _global_state(device)
+        self._outer = self._own
+
+    def __enter__(self) -> RandomStream:
+        self._outer = _global_state(self._device)
+        _set_global_state(self._own, self._device)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._own = _global_state(self._device)
+        _set_global_state(self._outer, self._device)
+
+
+def _global_state(device: torch.device) -> tuple[Any, ...]:
+    on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return torch.get_rng_state(), on_device, np.random.get_state(), random.getstate()
+
+
+def _set_global_state(state: tuple[Any, ...], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)
+    np.random.set_state(state[2])
+    random.setstate(state[3])
+
+
 def _hex(state: Tensor) -> str:
     return bytes(state.tolist()).hex()
 
