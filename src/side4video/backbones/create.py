@@ -16,6 +16,8 @@ from side4video.backbones.build_timm import build_timm
 from side4video.backbones.catalog import AUTO, TINY, suggest
 from side4video.backbones.open_clip_vit import OpenClipViT
 from side4video.backbones.precision import resolve_precision
+from side4video.backbones.released import LIBRARY as RELEASED
+from side4video.backbones.released import build_released
 from side4video.backbones.timm_vit import TimmViT
 from side4video.backbones.weights import load_whole, read_weights
 from side4video.errors import BackboneError
@@ -81,6 +83,8 @@ def _named(
         return name, *build_timm(model, weights=weights, pretrained=pretrained, image_size=size)
     if colon and model and library == "open_clip":
         return name, *build_open_clip(model, weights=weights, pretrained=pretrained, image_size=size)
+    if library == RELEASED:
+        return name, build_released(name, weights=weights), None
     raise BackboneError(
         f"backbone {name!r} is not known{suggest(name)} Allowed are tiny-clip, auto, timm:NAME and "
         "open_clip:ARCH/PRETRAINED; `side4video backbones` lists them"

@@ -20,10 +20,13 @@ from side4video.backbones.build_open_clip import _record as find_record  # pyrig
 from side4video.backbones.caption_tokens import MAX_WORDS, ClipTokenizer, FixedLengthTokenizer
 from side4video.backbones.catalog import TINY
 from side4video.backbones.hub import downloading
+from side4video.backbones.released import LIBRARY as RELEASED
+from side4video.backbones.released import build_released_text
 from side4video.backbones.text import WHAT_WORKS, TextTower, text_tower_of
 from side4video.backbones.weights import State, load_whole, read_weights
 from side4video.errors import BackboneError, MissingExtraError
 
+CLIP_CONTEXT = 77
 DEFAULT_LOGIT_SCALE = 2.6592600369327783  # ln(1 / 0.07), CLIP's start
 
 
@@ -43,6 +46,8 @@ def create_text_tower(name: str, *, weights: str | None = None, pretrained: bool
         if weights is not None:
             load_whole(model, read_weights(weights), path=weights, name=TINY)
         return text_tower_of(model, name=name)
+    if name.startswith(f"{RELEASED}:"):
+        return build_released_text(name, weights=weights)
     architecture, tag, config = _architecture(name)
     record = find_record(architecture, tag, needed=pretrained and weights is None, label=name)
     quick_gelu = bool(record.get("quick_gelu", config.get("quick_gelu", False)))
@@ -74,6 +79,8 @@ def create_tokenizer(name: str, *, max_words: int = MAX_WORDS) -> ClipTokenizer 
     """
     if name == TINY:
         return ClipTokenizer(tiny.tiny_clip_tokenizer(), max_words=min(max_words, tiny.CONTEXT_LENGTH))
+    if name.startswith(f"{RELEASED}:"):
+        return ClipTokenizer(max_words=min(max_words, CLIP_CONTEXT))
     architecture, _, config = _architecture(name)
     text: dict[str, Any] = config["text_cfg"]
     context_length = int(text.get("context_length", 77))

@@ -5,26 +5,21 @@ Every key must be used, or be one that the released model itself never uses; any
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, overload
 
 from torch import Tensor
 
+from side4video.backbones import create_backbone
+from side4video.backbones.released import image_trunk
 from side4video.errors import CheckpointError
-from side4video.official.names import side_names
-from side4video.official.parts import count_blocks, layout_of, need, our_state, resolve_side_blocks, temporal_kernel
+from side4video.official.contents import recognition_contents
+from side4video.official.parts import layout_of, our_state
 from side4video.official.read import read_checkpoint
 from side4video.official.retrieval import load_retrieval
-from side4video.official.trunk import build_clip_trunk, build_eva_trunk
-from side4video.side.spec import SideSpec
 from side4video.tasks.recognition import VideoClassifier
 from side4video.tasks.retrieval import VideoTextModel
-
-# present in released recognition checkpoints with EVA, never used by that model
-UNUSED_IN_RECOGNITION = re.compile(r"^visual\.(norm|head)\.(weight|bias)$")
 
 
 @overload
@@ -84,30 +79,9 @@ def _load_recognition(
     state: Mapping[str, Tensor], *, num_heads: int | None, side_blocks: Sequence[int] | None
 ) -> VideoClassifier:
     layout = layout_of(state, task="recognition")
-    num_blocks = count_blocks(state, layout.side_blocks)
-    depth_prefix = "visual.transformer.resblocks." if layout.dialect == "clip" else "visual.blocks."
-    depth = count_blocks(state, depth_prefix)
-    final_norm = layout.dialect == "clip"
-    names = side_names(layout, num_blocks, final_norm=final_norm)
-    side_keys = {key for keys in names.values() for key in keys}
-    trunk_state = {
-        key.removeprefix(layout.visual): value
-        for key, value in state.items()
-        if key.startswith(layout.visual) and key not in side_keys
-    }
-    unknown = sorted(k for k in state if not k.startswith(layout.visual) and k not in {"fc.weight", "fc.bias"})
-    if unknown:
-        raise CheckpointError(f"the checkpoint has {len(unknown)} keys that no released recogniser has: {unknown[:5]}")
-    trunk_state = {k: v for k, v in trunk_state.items() if not UNUSED_IN_RECOGNITION.match(f"visual.{k}")}
-    build_trunk = build_clip_trunk if layout.dialect == "clip" else build_eva_trunk
-    backbone = build_trunk(trunk_state, depth=depth, num_heads=num_heads)
-    spec = replace(
-        SideSpec.for_dialect(layout.dialect),
-        width=need(state, f"{layout.visual}side_conv1.bias").shape[0],
-        taps=resolve_side_blocks(side_blocks, num_blocks, depth),
-        temporal_kernel=temporal_kernel(state, names),
-    )
-    model = VideoClassifier(backbone, need(state, "fc.weight").shape[0], side=spec)
-    names |= {"head.weight": ("fc.weight",), "head.bias": ("fc.bias",)}
-    model.load_trainable_state(our_state(state, names, model.trainable_state()))
+    found = recognition_contents(state, layout, side_blocks=side_blocks)
+    backbone = create_backbone(image_trunk(found.trunk, layout.dialect, heads=num_heads), precision="fp32")
+    assert found.num_classes is not None
+    model = VideoClassifier(backbone, found.num_classes, side=found.spec)
+    model.load_trainable_state(our_state(state, found.names, model.trainable_state()))
     return model.float().eval()

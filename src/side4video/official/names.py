@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import nn
+
 PARAMETERS = ("weight", "bias")
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -31,6 +33,11 @@ class OfficialLayout:
     def visual(self) -> str:
         """Prefix of the image tower."""
         return f"{self.prefix}visual."
+
+    @property
+    def text(self) -> str:
+        """Prefix of the text tower (retrieval)."""
+        return self.prefix if self.dialect == "clip" else f"{self.prefix}text."
 
     @property
     def side_root(self) -> str:
@@ -56,6 +63,28 @@ def side_names(layout: OfficialLayout, num_blocks: int, *, final_norm: bool) -> 
         _add(names, f"side.projections.{k}.norm", f"{layout.side_root}side_lns.{k}", PARAMETERS)
         _add(names, f"side.projections.{k}.linear", f"{layout.side_root}side_linears.{k}", PARAMETERS)
         _add_block(names, layout, k)
+    return names
+
+
+def retrieval_names(
+    layout: OfficialLayout, num_blocks: int, *, text: nn.Module, wti: bool
+) -> dict[str, tuple[str, ...]]:
+    """Our name of each trained tensor of a `VideoTextModel` with this text tower -> the released names of its parts."""
+    names = side_names(layout, num_blocks, final_norm=True)
+    names["side_proj"] = (f"{layout.visual}side_proj",)
+    names["logit_scale"] = (f"{layout.prefix}logit_scale",)
+    norm = "ln_post" if layout.dialect == "clip" else "norm"
+    for leaf in PARAMETERS:
+        names[f"frame_head.norm.{leaf}"] = (f"{layout.visual}{norm}.{leaf}",)
+        if layout.dialect == "eva":
+            names[f"frame_head.projection.{leaf}"] = (f"{layout.visual}head.{leaf}",)
+        for ours, theirs in (("text_weights", "text_weight_fc"), ("video_weights", "video_weight_fc")) if wti else ():
+            names[f"wti.{ours}.hidden.{leaf}"] = (f"{theirs}.0.{leaf}",)
+            names[f"wti.{ours}.out.{leaf}"] = (f"{theirs}.2.{leaf}",)
+    if layout.dialect == "clip":
+        names["frame_head.projection.matrix"] = (f"{layout.visual}proj",)
+    for inner in text.state_dict():
+        names[f"text.{inner}"] = (f"{layout.text}{inner}",)
     return names
 
 

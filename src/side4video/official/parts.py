@@ -11,8 +11,8 @@ from side4video.errors import CheckpointError
 from side4video.official.names import OfficialLayout
 
 
-def layout_of(state: Mapping[str, Tensor], *, task: str) -> OfficialLayout:
-    """Where this checkpoint keeps things.
+def layout_of(state: Mapping[str, Tensor], *, task: str | None = None) -> OfficialLayout:
+    """Where this checkpoint keeps things; `task` is the one that it must be of.
 
     Raises:
         CheckpointError: it is of the other task, or no released checkpoint at all.
@@ -22,26 +22,13 @@ def layout_of(state: Mapping[str, Tensor], *, task: str) -> OfficialLayout:
             layout = OfficialLayout(dialect, retrieval=retrieval)
             if any(key.startswith(layout.side_blocks) for key in state):
                 found = "retrieval" if retrieval else "recognition"
-                if found != task:
+                if task not in (None, found):
                     raise CheckpointError(f"this is a {found} checkpoint ({layout.side_blocks}*), not a {task} one")
                 return layout
     raise CheckpointError(
         "this is not a released Side4Video checkpoint: neither visual.transformer.side_transformer.* (CLIP) nor "
         f"visual.side_blocks.* (EVA) is in it, with or without clip. in front; it starts with {sorted(state)[:3]}"
     )
-
-
-def count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
-    """How many blocks there are under a prefix; they must be numbered 0, 1, 2, ...
-
-    Raises:
-        CheckpointError: none, or gaps between them.
-    """
-    found = {key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)}
-    numbers = sorted(int(number) for number in found if number.isdecimal())
-    if not numbers or numbers != list(range(len(numbers))):
-        raise CheckpointError(f"the checkpoint's blocks {prefix}N must be numbered 0, 1, 2, ...; got {numbers}")
-    return len(numbers)
 
 
 def resolve_side_blocks(side_blocks: Sequence[int] | None, num_blocks: int, depth: int) -> tuple[int, ...]:

@@ -5,6 +5,7 @@
     config.yaml         every setting, resolved
     classes.json        class names in order of their numbers; a retrieval run has none
     backbone.json       name, content hash and shape of the frozen model the weights belong to
+    backbone.safetensors    that model's weights, where a converted checkpoint keeps them; then they are used
     text.json           the same of a frozen text tower
     preprocessing.json  the pixels it wants
     metrics.json        the history: one entry an epoch, and the best
@@ -46,6 +47,7 @@ LAST_WEIGHTS = "last.safetensors"
 CONFIG = "config.yaml"
 CLASSES = "classes.json"
 BACKBONE = "backbone.json"
+OWN_BACKBONE = "backbone.safetensors"
 TEXT = "text.json"
 PREPROCESSING = "preprocessing.json"
 METRICS = "metrics.json"
@@ -122,9 +124,14 @@ class RunFolder:
         if not path.is_file():
             raise CheckpointError(f"{self.path}: not a run folder: it has no {CONFIG}")
         try:
-            return load_settings(path)
+            settings = load_settings(path)
         except ConfigError as error:
             raise CheckpointError(f"{path}: damaged: {error}") from error
+        own = self.path / OWN_BACKBONE
+        if not own.is_file():
+            return settings
+        # where the folder lies now, not where it was written
+        return settings.model_copy(update={"backbone": settings.backbone.model_copy(update={"weights": str(own)})})
 
     def class_names(self) -> list[str]:
         """Class names in order of their numbers.
