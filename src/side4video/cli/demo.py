@@ -17,14 +17,20 @@ if TYPE_CHECKING:
     from side4video.cli.parser import CommandParser
     from side4video.demo.run import DemoResult
 
-USAGE = "[--out DIR | --keep] [--seed N] [--json]"
+USAGE = "[--task retrieval] [--out DIR | --keep] [--seed N] [--json]"
 EXAMPLES = """  side4video demo
-  side4video demo --out demo        keep the clips and the run, to look at and to try the other commands on"""
+  side4video demo --out demo        keep the clips and the run, to look at and to try the other commands on
+  side4video demo --task retrieval  find clips by what their captions say"""
 
 
 def add_arguments(parser: CommandParser) -> None:
     """The options of this command."""
-    parser.add_option("--task", choices=["recognition"], default="recognition", help="what is learned")
+    parser.add_option(
+        "--task",
+        choices=["recognition", "retrieval"],
+        default="recognition",
+        help="what is learned: to name motions, or to find clips by text",
+    )
     parser.add_option("--out", metavar="DIR", help="keep clips and run in this folder, which must be new or empty")
     parser.add_switch("--keep", help="keep them in a temporary folder; otherwise they are deleted in the end")
     parser.add_option("--seed", type=int, default=0, metavar="N", help="another seed: other clips, other weights")
@@ -32,7 +38,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(options: argparse.Namespace) -> Outcome:
-    """Draw, train, evaluate, predict.
+    """Draw, train, evaluate, and predict or search.
 
     Raises:
         ConfigError: a negative seed, or a folder that is in use.
@@ -51,11 +57,24 @@ def run(options: argparse.Namespace) -> Outcome:
     kept = options.keep or options.out is not None
     try:
         # torch comes in here
-        from side4video.demo.run import run_demo
         from side4video.training.progress import make_progress
 
         def tell(step: str) -> None:
             note(f"[{time.monotonic() - started:4.0f} s] {step}")
+
+        if options.task == "retrieval":
+            from side4video.cli.demo_retrieval import run_and_show
+
+            return run_and_show(
+                folder,
+                seed=options.seed,
+                tell=tell,
+                progress=make_progress(),
+                started=started,
+                kept=kept,
+                json=options.json,
+            )
+        from side4video.demo.run import run_demo
 
         result = run_demo(folder, seed=options.seed, tell=tell, progress=make_progress())
     finally:
