@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from side4video.cli.main import main
-from side4video.data.motions import motion_classes
 from side4video.demo import run as demo_run
-from side4video.demo.run import DemoSize
+from side4video.demo.run import DemoSize, demo_classes
 
 KEYS = {"top1", "probe_top1", "direction", "shuffled_top1", "shuffled_direction", "seconds"}
 
@@ -28,13 +27,13 @@ def test_json_has_its_keys_and_nothing_else_is_printed(tmp_path: Path, capfd: py
     assert all(0 <= value[key] <= 1 for key in KEYS - {"seconds"})
     assert value["seconds"] > 0
     clips = list((out / "clips").rglob("*.mp4"))
-    assert len(clips) == 3 * len(motion_classes())
+    assert len(clips) == 3 * len(demo_classes())
     assert (out / "run" / "side.safetensors").is_file()
 
     # what it leaves behind is an ordinary run
     assert main(["predict", str(out / "run"), str(clips[0]), "--json", "--views", "1x1"]) == 0
     (predicted,) = json.loads(capfd.readouterr().out)
-    assert {entry["label"] for entry in predicted["predictions"]} <= set(motion_classes())
+    assert {entry["label"] for entry in predicted["predictions"]} <= set(demo_classes())
 
     assert main(["demo", "--out", str(out)]) == 2
     assert "must be a new or empty folder" in capfd.readouterr().err
