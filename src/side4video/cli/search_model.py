@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from side4video.data.transforms import TestTransform
 from side4video.errors import CheckpointError, DataError, InputError
 from side4video.search.embedding import VideoEmbedder, WindowSettings
 from side4video.search.query import TextQuery
-from side4video.tasks.recognition import VideoClassifier
 from side4video.tasks.retrieval import VideoTextModel
 from side4video.training.checkpoint import CONFIG
 from side4video.training.runtime import start
@@ -54,7 +53,7 @@ def load_embedder(run: Path, settings: RunSettings, windows: WindowSettings) -> 
         return VideoEmbedder(model, CenterCrop(pixels), windows, autocast=runtime.autocast)
     middle = TestTransform(pixels, settings.data.resize, 1)
     transform: Callable[[Tensor], Tensor] = lambda frames_TCHW: middle(frames_TCHW)[0]  # noqa: E731
-    return VideoEmbedder(cast("VideoClassifier", model), transform, windows, autocast=runtime.autocast)
+    return VideoEmbedder(model, transform, windows, autocast=runtime.autocast)
 
 
 @torch.no_grad()

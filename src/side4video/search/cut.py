@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import av.error
 import torch.nn.functional as F
+from torch import Tensor
 
 from side4video.data.decode import open_video
+
+if TYPE_CHECKING:
+    from av.packet import Packet
+    from av.video.stream import VideoStream
 
 _TICKS = 90_000  # a second, in the clock of the written file
 _CHUNK_BYTES = 64 * 2**20
@@ -29,37 +37,48 @@ def cut_clip(source: Path, start_seconds: float, end_seconds: float, target: Pat
     partial = target.with_name(f"{target.name}.partial")
     with open_video(source) as reader:
         span = reader.frame_range(start_seconds, end_seconds)
-        times = reader.timestamps_seconds[span.start : span.stop]
+        times = reader.timestamps_seconds[span.start : span.stop].tolist()
+        rate = Fraction(reader.info.average_fps or 25).limit_denominator(1001)
         end = min(end_seconds, reader.info.duration_seconds)
+        end = end if end > times[-1] else times[-1] + 1 / float(rate)
+        ticks = [round((time - times[0]) * _TICKS) for time in [*times, end]]
         step = max(1, _CHUNK_BYTES // (3 * reader.info.width * reader.info.height))
+        chunks = (reader.read(span[first : first + step]) for first in range(0, len(span), step))
         try:
-            with av.open(str(partial), "w", format="mp4") as container:
-                rate = Fraction(reader.info.average_fps or 25).limit_denominator(1001)
-                stream = container.add_stream("libx264", rate=rate, options={"crf": _QUALITY, "bf": "0"})
-                # players want even sides
-                stream.width, stream.height = (side + side % 2 for side in (reader.info.width, reader.info.height))
-                stream.pix_fmt = "yuv420p"
-                stream.time_base = stream.codec_context.time_base = Fraction(1, _TICKS)
-                stream.codec_context.thread_count = 1
-                stops = [*times[1:], max(end, times[-1] + 1 / float(rate) / 2)]
-                for first in range(0, len(span), step):
-                    frames_TCHW = reader.read(span[first : first + step])
-                    padding = (0, stream.width - reader.info.width, 0, stream.height - reader.info.height)
-                    if any(padding):
-                        frames_TCHW = F.pad(frames_TCHW.float(), padding, mode="replicate").byte()
-                    for offset, pixels_HWC in enumerate(frames_TCHW.permute(0, 2, 3, 1).contiguous().numpy()):
-                        frame = av.VideoFrame.from_ndarray(pixels_HWC, format="rgb24")
-                        shown, gone = times[first + offset], stops[first + offset]
-                        frame.pts = round((shown - times[0]) * _TICKS)
-                        frame.duration = max(1, round((gone - shown) * _TICKS))
-                        frame.time_base = Fraction(1, _TICKS)
-                        container.mux(stream.encode(frame))
-                container.mux(stream.encode())
+            _write(partial, chunks, ticks, rate)
             partial.replace(target)
         except av.error.FFmpegError as error:
             raise OSError(error.errno, error.strerror or str(error), str(target)) from error
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _write(path: Path, chunks: Iterable[Tensor], ticks: Sequence[int], rate: Fraction) -> None:
+    """Encode uint8 `frames_TCHW`, frame i shown from `ticks[i]` to `ticks[i + 1]`."""
+    durations = {start: max(1, stop - start) for start, stop in pairwise(ticks)}
+    numbers = iter(ticks)
+    with av.open(str(path), "w", format="mp4") as container:
+        # without B-frames each packet is one frame, in order
+        stream = container.add_stream("libx264", rate=rate, options={"crf": _QUALITY, "bf": "0"})
+        stream.pix_fmt = "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, _TICKS)
+        stream.codec_context.thread_count = 1
+
+        def mux(packets: Iterable[Packet[VideoStream]]) -> None:
+            for packet in packets:
+                packet.duration = durations[packet.pts or 0]
+                container.mux(packet)
+
+        for frames_TCHW in chunks:
+            # players want even sides
+            padding = (0, frames_TCHW.shape[3] % 2, 0, frames_TCHW.shape[2] % 2)
+            even_TCHW = F.pad(frames_TCHW.float(), padding, mode="replicate").byte() if any(padding) else frames_TCHW
+            stream.height, stream.width = even_TCHW.shape[2:]
+            for pixels_HWC in even_TCHW.permute(0, 2, 3, 1).contiguous().numpy():
+                frame = av.VideoFrame.from_ndarray(pixels_HWC, format="rgb24")
+                frame.pts, frame.time_base = next(numbers), Fraction(1, _TICKS)
+                mux(stream.encode(frame))
+        mux(stream.encode())
 
 
 def clip_name(rank: int, source: Path, start_seconds: float) -> str:
