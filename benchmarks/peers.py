@@ -27,6 +27,7 @@ import torch
 
 from peers.catalog import (
     FRAMES,
+    OFFLOADED,
     ONE_CLIP,
     SIZES,
     UNFUSED,
@@ -122,13 +123,13 @@ def simulate_cell(
         # from the second clip on there are gradients to add to
         found = simulate(model, batch_size=1, parts=2, **shape)
     else:
-        found = simulate(model, batch_size=batch_size, **shape)
+        found = simulate(model, batch_size=batch_size, offload=entry.way == OFFLOADED, **shape)
     times = batch_size if one_by_one else 1
     return {
         **_head(size, batch_size, num_frames, entry),
         "peak_bytes": found.peak_bytes,
         "saved_bytes": found.saved_bytes,
-        "host_bytes": getattr(found, "host_bytes", 0),
+        "host_bytes": found.host_bytes,
         "flops_forward": times * found.flops_forward,
         "flops_step": times * found.flops_step,
         "frozen_flops": frozen_flops(trunk, num_images=batch_size * num_frames, image_size=image_size),
@@ -140,7 +141,7 @@ def simulate_cell(
 def measure_cpu(results: Results, run: dict[str, Any]) -> None:
     """Seconds of a step of every method on this CPU, in float32, at a small size."""
     size = next(size for size in SIZES if size.label == CPU_SIZE)
-    chosen = [e for e in entries(size) if e.way not in (ONE_CLIP, UNFUSED)]
+    chosen = [e for e in entries(size) if e.way not in (ONE_CLIP, UNFUSED, OFFLOADED)]
     rows: list[Row] = []
     for number, entry in enumerate(chosen, 1):
         with torch.device("meta"):
@@ -196,6 +197,7 @@ def measure_cell(
         num_frames=num_frames,
         image_size=image_size,
         parts=parts,
+        offload=entry.way == OFFLOADED,
         steps=steps,
     )
     return {

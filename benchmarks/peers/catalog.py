@@ -1,6 +1,7 @@
 """What is compared: image models, batches, methods, and in how many ways each method can save memory.
 
-Ways, beside `plain`. `checkpointed`: each block keeps only what enters it. `slices`: a frozen model that nothing enters
+Ways, beside `plain`. `checkpointed`: each block keeps only what enters it; `offloaded`: and that waits in host memory.
+`slices`: a frozen model that nothing enters
 runs over 32 frames at a time. `one clip at a time`: the gradients of single clips are added up, which is exact for
 every method whose clips do not see each other; ours is such a method only with layer norms instead of batch norms.
 """
@@ -27,6 +28,7 @@ from side4video.model import LEAN_FRAME_SLICE
 from side4video.side.network import MemoryMode
 
 PLAIN, CHECKPOINTED, SLICES, ONE_CLIP = "plain", "checkpointed", "slices", "one clip at a time"
+OFFLOADED = "checkpointed, offloaded"
 UNFUSED = "unfused attention"  # the released layout with the attention of the paper's time
 MODES: tuple[MemoryMode, ...] = get_args(MemoryMode)
 
@@ -70,6 +72,7 @@ def entries(size: Size) -> list[Entry]:
         found += [
             Entry(method, PLAIN, partial(build, checkpointed=False)),
             Entry(method, CHECKPOINTED, partial(build, checkpointed=True)),
+            Entry(method, OFFLOADED, partial(build, checkpointed=True)),
             Entry(method, ONE_CLIP, partial(build, checkpointed=False)),
         ]
     for method, build in PROBES.items():

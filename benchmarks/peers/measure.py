@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -53,11 +54,13 @@ def measure(
     num_frames: int,
     image_size: tuple[int, int],
     parts: int = 1,
+    offload: bool = False,
     steps: int = 3,
     warm_up: int = 1,
 ) -> Measured:
     """Forward, backward, AdamW: steps of `batch_size` clips, in `parts` whose gradients add up.
 
+    With `offload`, what is kept for the backward pass waits in host memory; torch's own way, which does not overlap.
     Linear maps are bfloat16 on a GPU; elsewhere everything has the weights' precision.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -74,7 +77,10 @@ def measure(
             torch.cuda.reset_peak_memory_stats(device)
         begin = time.perf_counter()
         for part_BTCHW, part_B in zip(clip_BTCHW.chunk(parts), labels_B.chunk(parts), strict=True):
-            (step_loss(model, part_BTCHW, part_B, half=on_gpu) / parts).backward()
+            with torch.autograd.graph.save_on_cpu(pin_memory=on_gpu) if offload else nullcontext():
+                loss = step_loss(model, part_BTCHW, part_B, half=on_gpu) / parts
+            loss.backward()
+            del loss
         optimizer.step()
         optimizer.zero_grad()
         if on_gpu:

@@ -10,6 +10,7 @@ from peers.catalog import (
     CHECKPOINTED,
     FRAMES,
     MODES,
+    OFFLOADED,
     ONE_CLIP,
     OURS,
     OURS_LIGHT,
@@ -105,8 +106,8 @@ def floor_table(stored: dict[str, Any]) -> str:
 
 def _methods(results: Results, size: Size) -> str:
     rows = [
-        ("method", "trained, M", "kept, GiB", "plain, GiB", "checkpointed, GiB", "clip by clip, GiB", "step, plain",
-         "checkpointed"),
+        ("method", "trained, M", "kept, GiB", "plain, GiB", "checkpointed, GiB", "and offloaded", "clip by clip, GiB",
+         "step, plain", "checkpointed"),
     ]  # fmt: skip
     for method in (*PEERS, *PROBES):
         ways = {row["way"]: row for row in _at(results, size, method)}
@@ -114,21 +115,22 @@ def _methods(results: Results, size: Size) -> str:
         plain, mark = ways.get(PLAIN), "*" if SLICES in ways else ""
         rows.append(
             (method, _trained(plain), _gib(plain, "saved_bytes"), _gib(plain), _gib(lean) + mark,
-             _gib(ways.get(ONE_CLIP)), _times(plain), _times(lean))
+             _gib(ways.get(OFFLOADED)), _gib(ways.get(ONE_CLIP)), _times(plain), _times(lean))
         )  # fmt: skip
     for row in _at(results, size, RELEASED):
         name = RELEASED if row["way"] == PLAIN else f"the same, {row['way']}"
-        rows.append((name, _trained(row), _gib(row, "saved_bytes"), _gib(row), "", "", _times(row), ""))
+        rows.append((name, _trained(row), _gib(row, "saved_bytes"), _gib(row), "", "", "", _times(row), ""))
     for method in (OURS, OURS_LIGHT):
         for row in _at(results, size, method):
             name = f"{method}, {row['way']}"
             kept = _gib(row, "saved_bytes")
-            if row["way"] == MODES[0]:
-                rows.append((name, _trained(row), kept, _gib(row), "", "", _times(row), ""))
-            else:
-                rows.append((name, _trained(row), kept, "", _gib(row), "", "", _times(row)))
+            # plain; what each block keeps; and that offloaded
+            peak = ["", "", ""]
+            peak[min(MODES.index(row["way"]), 2)] = _gib(row)
+            steps = (_times(row), "") if row["way"] == MODES[0] else ("", _times(row))
+            rows.append((name, _trained(row), kept, *peak, "", *steps))
         for row in _at(results, size, f"{method}, layer norms"):
-            rows.append((row["method"], _trained(row), "", "", "", _gib(row), "", _times(row)))
+            rows.append((row["method"], _trained(row), "", "", "", "", _gib(row), "", _times(row)))
     return _table(rows)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,22 +23,30 @@ CAUSES = ("frozen weights", "trained weights", "gradients", "optimiser", "pixels
 
 @dataclass(frozen=True)
 class Figures:
-    """Bytes at the peak (also split by cause), bytes left for the backward pass, FLOPs (a multiply-add counts two)."""
+    """Bytes at the peak (also split by cause), bytes left for the backward pass on the device and elsewhere, FLOPs (a
+    multiply-add counts two)."""
 
     peak_bytes: int
     by_cause: dict[str, int]
     saved_bytes: int
+    host_bytes: int
     flops_forward: int
     flops_step: int
     trainable_parameters: int
 
 
 def simulate(
-    model: nn.Module, *, batch_size: int, num_frames: int, image_size: tuple[int, int], parts: int = 1
+    model: nn.Module,
+    *,
+    batch_size: int,
+    num_frames: int,
+    image_size: tuple[int, int],
+    parts: int = 1,
+    offload: bool = False,
 ) -> Figures:
     """A training step of a model on the meta device; `parts` batches of this size add up their gradients.
 
-    FLOPs are those of one part.
+    FLOPs are those of one part. With `offload`, what is kept for the backward pass waits in another memory.
     """
     tracker = StorageTracker()
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -47,9 +56,18 @@ def simulate(
         clip_BTCHW = torch.empty(batch_size, num_frames, 3, *image_size)
         labels_B = torch.zeros(batch_size, dtype=torch.int64)
 
-        def pack(tensor: Tensor) -> Tensor:
+        given = {_storage(tensor) for tensor in (*trained, *frozen, *model.buffers(), clip_BTCHW, labels_B)}
+        away: list[int] = []
+
+        def pack(tensor: Tensor) -> Tensor | tuple[Any, ...]:
+            if offload and _storage(tensor) not in given:
+                away.append(tensor.untyped_storage().nbytes())
+                return tensor.shape, tensor.stride(), tensor.dtype
             tracker.rename(tensor, {"": "saved"})
             return tensor
+
+        def unpack(kept: Tensor | tuple[Any, ...]) -> Tensor:
+            return kept if isinstance(kept, Tensor) else torch.empty_strided(kept[0], kept[1], dtype=kept[2])
 
         with tracker:
             tracker.adopt([*frozen, *model.buffers()], "frozen weights")
@@ -60,7 +78,7 @@ def simulate(
             start = forward = end = tracker.now
             for _ in range(parts):
                 start = tracker.now
-                with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
                     loss = step_loss(model, clip_BTCHW, labels_B)
                 forward = tracker.now
                 loss.backward()
@@ -74,6 +92,7 @@ def simulate(
         peak_bytes=peak_bytes,
         by_cause={cause: found.get(cause, 0) for cause in CAUSES},
         saved_bytes=tracker.by_cause(forward).get("saved", 0),
+        host_bytes=sum(away),
         flops_forward=_flops(tracker.operations[start:forward]),
         flops_step=_flops(tracker.operations[start:end]),
         trainable_parameters=sum(parameter.numel() for parameter in trained),
@@ -108,6 +127,11 @@ def give_sizes(model: nn.Module) -> None:
             setattr(module, name, nn.Parameter(fake, requires_grad=parameter.requires_grad))
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+
+
+def _storage(tensor: Tensor) -> int:
+    """A storage's number while it lives."""
+    return tensor.untyped_storage()._cdata
 
 
 def _flops(operations: Sequence[Operation]) -> int:
