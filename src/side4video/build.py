@@ -64,6 +64,10 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
+MISSING = "missing.json"
+"""In a retrieval run's folder: listed videos that were not there and left out, by split; absent when none was."""
+
+
 class _Processes(TypedDict):
     rank: int
     world_size: int
@@ -193,6 +197,7 @@ def train_run(
     """
     runtime = start(settings.train)
     loaders: tuple[ClipLoader, ...] | tuple[CaptionLoader, ...] = ()
+    missing: dict[str, list[str]] = {}
     processes: _Processes = {
         "rank": runtime.rank,
         "world_size": runtime.world_size,
@@ -201,6 +206,7 @@ def train_run(
     try:
         if settings.task == "retrieval":
             captions = build_caption_sets(settings)
+            missing = dict(zip(("train", "val"), (list(part.missing) for part in captions), strict=True))
             own = build_backbone(settings, device=runtime.device) if backbone is None else backbone
             spec = build_spec(settings.side, own, retrieval=True)
             model = build_text_model(settings, own, spec)
@@ -225,7 +231,10 @@ def train_run(
         if cached is not None:
             data = replace(data, train_loader=cached[0], val_loader=cached[1], seek=cached[0].seek)
         resolved = resolve_settings(settings, own)
-        return fit(resolved, model, data, out, resume=resume, runtime=runtime, progress=progress)
+        result = fit(resolved, model, data, out, resume=resume, runtime=runtime, progress=progress)
+        if runtime.is_main and any(missing.values()):
+            RunFolder(out).save_json(MISSING, missing)
+        return result
     except InputError as error:
         if runtime.is_main:
             raise

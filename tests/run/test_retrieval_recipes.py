@@ -118,6 +118,10 @@ def test_a_recipe_needs_only_the_folder(
         f"train: {root / 'msrvtt_data'}".replace("msrvtt", recipe.partition("-")[0])
         in (out / "config.yaml").read_text()
     )
+    if more:
+        assert json.loads((out / "missing.json").read_text()) == {"train": ["video9"], "val": []}
+    else:
+        assert not (out / "missing.json").exists()
     # where it ran is not where it is evaluated, and training videos are not needed
     monkeypatch.chdir(tmp_path)
     test = [] if recipe.startswith("msrvtt") else ["retrieval.val_split=test"]
