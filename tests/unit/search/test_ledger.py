@@ -13,6 +13,12 @@ from side4video.search.footage import FileState
 from side4video.search.ledger import Ledger, LedgerEntry
 
 
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    # a busy disk takes seconds for it; one test looks whether it is called
+    monkeypatch.setattr(ledger_module.os, "fsync", lambda _: None)
+
+
 def entry(name: str, digest: str = "h1") -> LedgerEntry:
     return LedgerEntry(f"/videos/{name}", digest, 10, 20, 3)
 
