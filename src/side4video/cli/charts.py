@@ -1,4 +1,4 @@
-"""Charts of the report page as inline SVG: line charts and the confusion matrix. Colours come from the page's CSS."""
+"""Charts of the HTML pages as inline SVG: lines, points and the confusion matrix. Colours come from the page's CSS."""
 
 from __future__ import annotations
 
@@ -63,6 +63,65 @@ def line_chart(lines: Sequence[Line], *, x_name: str, percent: bool = False) -> 
         parts.append(f'<circle class="dot c{number % 4}" cx="{last_x:.1f}" cy="{last_y:.1f}" r="3.5"/>')
     named = escape(", ".join(line.name for line in lines))
     head = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{named}">'
+    return Markup(f"{head}{''.join(parts)}</svg>")
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One point of a scatter chart: what is written beside it, its full name, and where it lies."""
+
+    label: str
+    name: str
+    x: float
+    y: float
+
+
+def scatter_chart(dots: Sequence[Dot], *, x_name: str, y_name: str) -> Markup:
+    """Labelled points; y is a share in 0..1 and is written as per cent.
+
+    Raises:
+        ValueError: no point, or a value that is not finite.
+    """
+    if not dots or not all(math.isfinite(value) for dot in dots for value in (dot.x, dot.y)):
+        raise ValueError("a scatter chart needs at least one point, and finite values")
+    xs, ys = [dot.x for dot in dots], [dot.y for dot in dots]
+    x_ticks, y_ticks = _ticks(min(xs), max(xs), 6), _ticks(min(ys), max(ys), 5)
+    left, bottom, above = _LEFT + 14, _HEIGHT - _BOTTOM, _TOP + 8
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across, up = (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]), (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
+        return left + across * (_WIDTH - left - _RIGHT), bottom - up * (bottom - above)
+
+    parts: list[str] = []
+    for tick in y_ticks:
+        _, y = place(x_ticks[0], tick)
+        parts.append(f'<line class="grid" x1="{left}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="tick" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{100 * tick:.4g} %</text>')
+    for tick in x_ticks:
+        x, _ = place(tick, y_ticks[0])
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - 28}" text-anchor="middle">{tick:.6g}</text>')
+    middle = (left + _WIDTH - _RIGHT) / 2
+    parts.append(f'<text class="tick" x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x_name)}</text>')
+    turned = f'transform="rotate(-90 14 {(bottom + _TOP) / 2:.0f})"'
+    parts.append(
+        f'<text class="tick" x="14" y="{(bottom + _TOP) / 2:.0f}" text-anchor="middle" {turned}>{escape(y_name)}</text>'
+    )
+    # points that lie beside each other share one label, so that none is written over another
+    placed = sorted(((*place(dot.x, dot.y), dot) for dot in dots), key=lambda item: (round(item[1] / 8), item[0]))
+    clusters: list[list[tuple[float, float, Dot]]] = []
+    for item in placed:
+        last = clusters[-1] if clusters else []
+        width = 8 * sum(len(dot.label) + 2 for _, _, dot in [*last, item])
+        near = bool(last) and abs(item[1] - last[-1][1]) < 10 and item[0] - last[-1][0] < max(16, width / 2)
+        last.append(item) if near else clusters.append([item])
+    for cluster in clusters:
+        names = escape("; ".join(f"{dot.name}: {100 * dot.y:.1f} %" for _, _, dot in cluster))
+        for x, y, _ in cluster:
+            parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4.5"><title>{names}</title></circle>')
+        middle, top = sum(x for x, _, _ in cluster) / len(cluster), min(y for _, y, _ in cluster)
+        labels = ", ".join(dot.label for _, _, dot in cluster)
+        parts.append(f'<text class="label" x="{middle:.1f}" y="{top - 8:.1f}" text-anchor="middle">{labels}</text>')
+    head = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(y_name)} against {escape(x_name)}">'
     return Markup(f"{head}{''.join(parts)}</svg>")
 
 
