@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import os
+import shutil
 import signal
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,6 @@ from side4video.backbones.open_clip_vit import OpenClipViT
 from side4video.cache import store
 from side4video.cache.loader import TokenLayout
 from side4video.cli.main import main
-from side4video.data.motion_files import write_motion_clips
 
 EPOCHS, TRAIN, VAL, BLOCKS = 2, 15, 6, 6
 SHORT = ("--epochs", str(EPOCHS), "train.loggers=[csv]", "optim.warmup_epochs=0")
@@ -30,7 +32,7 @@ class Counted:
 
 
 @pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
+def ran(monkeypatch: pytest.MonkeyPatch) -> Counted:
     counted, run_block = Counted(), OpenClipViT.run_block
 
     def counting(self: OpenClipViT, index: int, tokens_IAD: Tensor, context: object) -> Tensor:
@@ -38,13 +40,44 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
         return run_block(self, index, tokens_IAD, context)
 
     monkeypatch.setattr(OpenClipViT, "run_block", counting)
-    yield counted
+    return counted
 
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four clips of 7.4 MB or so in a shard."""
+    """Four clips in a shard."""
     monkeypatch.setattr(store, "SHARD_BYTES", 4 * 1_300_000)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A cache of the fixed view in a folder of its own, the clips it was made of, and the run that made it."""
+
+    clips: Path
+    cache: Path
+    run: Path
+    told: str
+    blocks: int
+
+
+@pytest.fixture(scope="module")
+def made(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Copy the cache, and put the clips back, before changing them."""
+    folder = tmp_path_factory.mktemp("made")
+    own, cache, run = folder / "clips", folder / "cache", folder / "run"
+    shutil.copytree(clips, own)
+    told, blocks = io.StringIO(), 0
+    run_block = OpenClipViT.run_block
+
+    def counting(self: OpenClipViT, index: int, tokens_IAD: Tensor, context: object) -> Tensor:
+        nonlocal blocks
+        blocks += 1
+        return run_block(self, index, tokens_IAD, context)
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(told):
+        patch.setattr(OpenClipViT, "run_block", counting)
+        assert main(words(own, run, "--cache", str(cache), "--yes")) == 0
+    return Made(own, cache, run, told.getvalue(), blocks)
 
 
 def words(clips: Path, out: Path, *more: str) -> list[str]:
@@ -77,17 +110,16 @@ def test_as_many_views_as_epochs_end_at_the_weights_of_training_without_a_cache(
 
 
 def test_the_fixed_view_ends_at_the_weights_of_training_on_it_without_stored_tokens(
-    clips: Path, tmp_path: Path, ran: Counted, monkeypatch: pytest.MonkeyPatch
+    made: Made, tmp_path: Path, ran: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = ("--cache", str(tmp_path / "cache"), "--yes", "optim.label_smoothing=0")
-    assert main(words(clips, tmp_path / "cached", *cache)) == 0
-    made = ran.blocks
     # at most eight clips at once: two passes for training, one for validation, each in slices of at most 32 frames
-    assert made == BLOCKS * 3 * 2
+    assert made.blocks == BLOCKS * 3 * 2
+    assert "training sees one fixed view of a clip, without augmentation" in made.told
+    assert "caching train: 15 of 15 clips" in made.told
     monkeypatch.setattr(TokenLayout, "stored", lambda self, items: None)
-    assert main(words(clips, tmp_path / "plain", *cache)) == 0
-    assert ran.blocks > made
-    assert weights(tmp_path / "plain") == weights(tmp_path / "cached")
+    assert main(words(made.clips, tmp_path / "plain", "--cache", str(made.cache))) == 0
+    assert ran.blocks > made.blocks
+    assert weights(tmp_path / "plain") == weights(made.run)
 
 
 def test_int8_says_that_it_is_approximate_and_by_how_much(
@@ -122,64 +154,50 @@ def test_without_a_terminal_it_asks_for_yes_and_writes_nothing(
     ("more", "message"),
     [
         (("data.num_frames=7",), "num_frames is 6 there and 7 here"),
-        (("side.taps=[1,3]",), None),
+        (("side.taps=[1,3]", "--epochs", "1"), None),
         (("data.sampling=uniform",), 'sampling is "segment, val" there and "uniform, val" here'),
+        (("data.resize=squash",), "transform is "),
         (("cache.precision=int8",), 'cache_precision is "own" there and "int8" here'),
         (("backbone.precision=bf16",), 'tokens_precision is "float32" there and "bfloat16" here'),
-        (("train.seed=9",), None),
-        (("--seed", "1", "cache.views=3"), "views is 0 there and 3 here"),
+        # random weights come from the seed
+        (("train.seed=9",), "backbone_hash is "),
+        (("cache.views=3",), "views is 0 there and 3 here"),
         (("backbone.image_size=72",), "image_size is [64, 64] there and [72, 72] here"),
         (("data.mixup=0.2",), "cache.dir does not go with data.mixup=0.2"),
         (("data.cutmix=1",), "cache.dir does not go with data.cutmix=1"),
         (("data.repeated_augmentation=2",), "does not go with cache.views=fixed"),
+        (("cache.views=0",), "must be fixed or a whole number from 1; got 0"),
     ],
 )
 def test_a_cache_is_used_for_nothing_that_it_was_not_made_for(
-    clips: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str], ran: Counted,
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], ran: Counted,
     more: tuple[str, ...], message: str | None,
 ) -> None:  # fmt: skip
-    cache = tmp_path_factory.getbasetemp() / "one-cache"
-    given = ("--cache", str(cache), "--epochs", "1")
-    if not cache.exists():
-        assert main(words(clips, tmp_path_factory.mktemp("first") / "run", *given, "--yes")) == 0
-    ran.blocks = 0
-    code = main(words(clips, tmp_path_factory.mktemp("run") / "run", *given, *more, "--yes"))
-    error = capsys.readouterr().err
-    if message is None:
-        assert code == 0
-    else:
-        assert code == 2
-        assert message in error
+    code = main(words(made.clips, tmp_path / "run", "--cache", str(made.cache), *more, "--yes"))
+    assert code == (0 if message is None else 2)
+    assert (message or "the backbone does not run any more") in capsys.readouterr().err
     assert ran.blocks == 0
 
 
-def test_another_backbone_and_another_video_are_named(
-    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_videos_that_were_replaced_or_are_gone_are_noticed(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = tmp_path / "clips"
-    for path in clips.rglob("*.mp4"):
-        to = own / path.relative_to(clips)
-        to.parent.mkdir(parents=True, exist_ok=True)
-        to.write_bytes(path.read_bytes())
-    given = ("--cache", str(tmp_path / "cache"), "--epochs", "1", "--yes")
-    assert main(words(own, tmp_path / "run", *given)) == 0
-    # random weights come from the seed
-    assert main(words(own, tmp_path / "other", *given, "--seed", "7")) == 2
-    assert "backbone_hash is" in capsys.readouterr().err
-    replaced = own / "train" / "grow" / "0.mp4"
-    replaced.write_bytes(replaced.read_bytes() + b"\0")
-    assert main(words(own, tmp_path / "third", *given)) == 2
-    assert f"{replaced} has" in capsys.readouterr().err
-    replaced.unlink()
-    assert main(words(own, tmp_path / "fourth", *given)) == 2
-    assert "data is" in capsys.readouterr().err
+    video = made.clips / "train" / "grow" / "0.mp4"
+    content = video.read_bytes()
+    try:
+        video.write_bytes(content + b"0")
+        assert main(words(made.clips, tmp_path / "run", "--cache", str(made.cache))) == 2
+        assert f"{video} has {len(content) + 1} bytes and had {len(content)}" in capsys.readouterr().err
+        video.unlink()
+        assert main(words(made.clips, tmp_path / "run", "--cache", str(made.cache))) == 2
+        assert "data is " in capsys.readouterr().err
+    finally:
+        video.write_bytes(content)
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_a_killed_fill_goes_on_where_it_was(clips: Path, tmp_path: Path, ran: Counted) -> None:
-    cache = ("--cache", str(tmp_path / "cache"), "--yes")
-    assert main(words(clips, tmp_path / "whole", "--cache", str(tmp_path / "other"), "--yes")) == 0
-    whole = ran.blocks
+def test_a_killed_fill_goes_on_where_it_was(made: Made, tmp_path: Path, ran: Counted) -> None:
+    clips, cache = made.clips, ("--cache", str(tmp_path / "cache"), "--yes")
     child = os.fork()
     if child == 0:
         written, write = 0, store.write_bytes
@@ -203,10 +221,10 @@ def test_a_killed_fill_goes_on_where_it_was(clips: Path, tmp_path: Path, ran: Co
     # one of the shards that stayed is damaged meanwhile
     first = tmp_path / "cache" / "train" / "00000.safetensors"
     first.write_bytes(first.read_bytes()[:-1] + b"\x55")
-    ran.blocks = 0
     assert main(words(clips, tmp_path / "after", *cache)) == 0
-    assert 0 < ran.blocks < whole
-    assert weights(tmp_path / "after") == weights(tmp_path / "whole")
+    # the second shard was there: four clips less pass the backbone
+    assert ran.blocks < made.blocks
+    assert weights(tmp_path / "after") == weights(made.run)
     assert not list((tmp_path / "cache").rglob("*.partial"))
 
 
@@ -234,30 +252,34 @@ def test_a_full_disk_leaves_whole_shards_only(
         patch.setattr("side4video.build_cache.free_bytes", lambda path: 1_000_000)
         assert main(words(clips, tmp_path / "run", "--cache", str(cache), "--yes")) == 2
     assert "its disk has 1.0 MB free" in capsys.readouterr().err
-    assert main(words(clips, tmp_path / "run", "--cache", str(cache), "--yes")) == 0
+    (cache / "val").rename(tmp_path / "elsewhere")
+    (cache / "val").mkdir()
+    (cache / "val" / "notes.txt").touch()
+    assert main(words(clips, tmp_path / "run", "--cache", str(cache), "--yes")) == 2
+    assert "exists and is no cache" in capsys.readouterr().err
 
 
 def test_damage_in_a_complete_cache_stops_the_run_by_name(
-    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ("--cache", str(tmp_path / "cache"), "--epochs", "1", "--yes")
-    assert main(words(clips, tmp_path / "run", *given)) == 0
-    shard = tmp_path / "cache" / "train" / "00000.safetensors"
+    cache = Path(shutil.copytree(made.cache, tmp_path / "cache"))
+    shard = cache / "train" / "00000.safetensors"
     content = bytearray(shard.read_bytes())
     content[-1000] ^= 1
     shard.write_bytes(content)
-    assert main(words(clips, tmp_path / "second", *given)) == 2
+    assert main(words(made.clips, tmp_path / "second", "--cache", str(cache))) == 2
     assert "00000.safetensors: damaged: the clips of" in capsys.readouterr().err
-    shard.unlink()
-    assert main(words(clips, tmp_path / "third", *given)) == 0
+    shard.write_bytes(content[:-1])
+    assert main(words(made.clips, tmp_path / "third", "--cache", str(cache))) == 2
+    assert "MB still missing" in capsys.readouterr().err
 
 
 def test_retrieval_reads_its_class_tokens_from_the_cache(
-    tmp_path: Path, ran: Counted, capsys: pytest.CaptureFixture[str]
+    made: Made, tmp_path: Path, ran: Counted, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    drawn = write_motion_clips(tmp_path, seed=0, train_per_class=1, val_per_class=1, processes=1)
     for split in ("train", "val"):
-        rows = [f"{clip.video},{caption}" for clip in drawn if clip.split == split for caption in (clip.caption, "so")]
+        videos = sorted((made.clips / split).rglob("*.mp4"))
+        rows = [f"{video},{text} {video.parent.name}" for video in videos for text in ("a square", "see it")]
         (tmp_path / f"{split}.csv").write_text("\n".join(["video,caption", *rows]))
     small = (
         *("--task", "retrieval", str(tmp_path / "train.csv"), "--val", str(tmp_path / "val.csv"), "--epochs", "2"),
@@ -270,9 +292,10 @@ def test_retrieval_reads_its_class_tokens_from_the_cache(
     cache = ("--cache", str(tmp_path / "cache"), "cache.views=2", "--yes")
     assert main(["train", *small, "--out", str(cached), *cache]) == 0
     assert weights(cached) == weights(plain)
-    # the class token of block 5 beside the taps: 65 tokens of two blocks and one more, of 128 channels
+    # 65 tokens of two taps and the class token of the last block, 128 channels in 16 bits, and 8-bit pixels
+    clip_bytes = 5 * ((2 * 65 + 1) * 128 * 2 + 3 * 64 * 64)
+    assert f" clips of {clip_bytes // 1000} kB" in capsys.readouterr().err
     ran.blocks = 0
-    more = ("retrieval.captions=all", "retrieval.chunk_size=4")
+    more = ("retrieval.captions=all", "retrieval.chunk_size=4", "optim.epochs=1")
     assert main(["train", *small, "--out", str(all_captions), *cache, *more]) == 0
     assert ran.blocks == 0
-    assert "clips of" not in capsys.readouterr().err.partition("part ")[2]

@@ -112,15 +112,22 @@ class ClipBytes:
         return self.tokens + self.scales + self.pixels
 
 
-def clip_bytes(key: CacheKey, *, tokens_per_frame: int, width: int, whole_pixels: bool) -> ClipBytes:
-    """Bytes of one clip. `whole_pixels`: stored as float32, since they are not those of an 8-bit picture."""
-    frames = key.num_frames
-    rows = frames * (len(key.whole_layers) * tokens_per_frame + len(key.class_layers))
-    height, width_px = key.image_size
+def clip_bytes(
+    tokens: int,
+    *,
+    width: int,
+    stored_type: torch.dtype,
+    num_frames: int,
+    image_size: tuple[int, int],
+    whole_pixels: bool,
+) -> ClipBytes:
+    """Bytes of one clip with so many stored `tokens` in a frame, all layers together. `whole_pixels`: stored as
+    float32, since they are not those of an 8-bit picture."""
+    height, width_px = image_size
     return ClipBytes(
-        tokens=rows * width * key.stored_type.itemsize,
-        scales=rows * 4 if key.cache_precision == "int8" else 0,
-        pixels=frames * 3 * height * width_px * (4 if whole_pixels else 1),
+        tokens=num_frames * tokens * width * stored_type.itemsize,
+        scales=num_frames * tokens * 4 if stored_type == torch.int8 else 0,
+        pixels=num_frames * 3 * height * width_px * (4 if whole_pixels else 1),
     )
 
 

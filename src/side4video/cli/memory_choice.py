@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from side4video.build import estimate_run
+from side4video.build_plan import plan_estimator
 from side4video.cli.console import note, warn
 from side4video.config.schema import RunSettings
 from side4video.memory.plan import MODES, Choice, choose, parse_bytes
@@ -23,7 +23,7 @@ def choose_memory(settings: RunSettings, memory: str, *, going_on: bool) -> RunS
     repeats = settings.data.repeated_augmentation if settings.task == "recognition" else 1
     videos = settings.data.batch_size
     note("choosing the memory mode: a training step on tensors without numbers ...")
-    estimate = estimate_run(settings, CLASSES)
+    estimate = plan_estimator(settings, CLASSES)
     choice, tried = choose(
         lambda mode, size: estimate(mode, size * repeats),
         batch_size=videos,

@@ -10,11 +10,12 @@ from side4video.cli.console import note, say, show_table
 from side4video.cli.main import Outcome
 from side4video.cli.train import SHORT_FLAGS
 from side4video.config.load import RECIPE_SUFFIXES, find_recipe, load_settings, parse_overrides, shipped_recipes
-from side4video.errors import ConfigError
+from side4video.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from side4video.build_plan import ClipFacts
     from side4video.cli.parser import CommandParser
     from side4video.config.schema import RunSettings
     from side4video.memory.estimate import StepEstimate
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 USAGE = "[RECIPE] [--memory 12GB | --card NAME] [KEY=VALUE ...] [options]"
 EXAMPLES = """  side4video plan --backbone open_clip:ViT-L-14/openai side.width=512 --memory 12GB
   side4video plan recipe.yaml --card rtx-4090 --clips 168913
+  side4video plan ssv2-b16 --card rtx-3060
   side4video plan --backbone open_clip:EVA02-E-14/laion2b_s4b_b115k side.width=576 --batch-size 16 --json"""
 DEFAULT_CLASSES = 400
 
@@ -33,7 +35,12 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_option("--memory", metavar="SIZE", help="memory of the card, such as 12GB or 11.5GiB")
     parser.add_option("--card", metavar="NAME", help="a graphics card, for its memory and its speed, such as rtx-4090")
     parser.add_option("--classes", type=int, default=DEFAULT_CLASSES, metavar="K", help="classes of the data set")
-    parser.add_option("--clips", type=int, metavar="N", help="training clips, for the time of an epoch")
+    parser.add_option(
+        "--clips",
+        type=int,
+        metavar="N",
+        help="training clips (in retrieval captions), for the time of an epoch; default: the data set's",
+    )
     parser.add_common()
     parser.add_settings(SHORT_FLAGS)
 
@@ -51,7 +58,7 @@ def run(options: argparse.Namespace) -> Outcome:
         if value is not None and value < 1:
             raise ConfigError(f"--{name}: must be at least 1; got {value}")
     # torch comes in here: everything above is checked without it
-    from side4video.build import estimate_run
+    from side4video.build_plan import clip_facts, plan_estimator, saving_changes
     from side4video.memory.cards import find_card
     from side4video.memory.plan import make_plan, parse_bytes
 
@@ -59,16 +66,22 @@ def run(options: argparse.Namespace) -> Outcome:
     card = None if options.card is None else find_card(options.card)
     if not options.json:
         note("estimating: a training step on tensors without numbers, in each memory mode ...")
+    # batch sizes count videos, as data.batch_size does
+    copies = settings.data.repeated_augmentation if settings.task == "recognition" else 1
+    estimate = plan_estimator(settings, options.classes)
     plan = make_plan(
-        estimate_run(settings, options.classes),
+        lambda memory, videos, changes=None: estimate(memory, videos * copies, changes),
         memory=settings.memory,
-        batch_size=settings.data.batch_size * settings.data.repeated_augmentation,
+        batch_size=settings.data.batch_size,
         budget_bytes=budget,
         card=card,
+        changes=saving_changes(settings),
     )
+    facts = clip_facts(settings)
+    items = options.clips if options.clips is not None else _count_items(settings)
     if not options.json:
-        _show(plan, settings, options.clips)
-    return Outcome(value=_value(plan, options.clips))
+        _show(plan, facts, settings, items, copies)
+    return Outcome(value=_value(plan, facts, settings, items, copies))
 
 
 def _settings(options: argparse.Namespace) -> RunSettings:
@@ -82,29 +95,61 @@ def _settings(options: argparse.Namespace) -> RunSettings:
     return load_settings(base, parse_overrides(options.overrides))
 
 
-def _value(plan: Plan, clips: int | None) -> dict[str, Any]:
+def _count_items(settings: RunSettings) -> int | None:
+    """Items of an epoch, when the data set that the settings name is here."""
+    from side4video.build_plan import count_items
+
+    if settings.data.train is None:
+        return None
+    try:
+        return count_items(settings)
+    except InputError as error:
+        note(f"the data set is not read, so no time of an epoch (--clips N gives it): {error}")
+        return None
+
+
+def _value(plan: Plan, facts: ClipFacts, settings: RunSettings, items: int | None, copies: int) -> dict[str, Any]:
     estimate, seconds = plan.estimate, plan.seconds_per_step
+    largest = plan.largest_batch
     return {
         "peak_bytes": estimate.peak_bytes,
         "by_cause": estimate.by_cause,
         "host_bytes": estimate.host_bytes,
         "gflops_forward": estimate.flops_forward / 1e9,
         "gflops_step": estimate.flops_step / 1e9,
+        "gflops_frozen": facts.frozen_flops * plan.asked.batch_size * copies / 1e9,
+        "frozen_forwards_per_step": _frozen_forwards(plan, facts, copies),
         "trainable_parameters": estimate.trainable_parameters,
         "fits": plan.asked.fits,
         "budget_bytes": plan.budget_bytes,
         "seconds_per_step": seconds,
-        "seconds_per_epoch": _epoch_seconds(plan, clips),
+        "seconds_per_epoch": _epoch_seconds(plan, items),
+        "extra_flops_of_modes": {mode: plan.extra_arithmetic(mode) for mode in plan.modes},
+        "largest_batch": None if largest is None or plan.budget_bytes is None else largest.as_dict(),
+        "cache": {
+            "bytes_per_clip": facts.cached.together,
+            "bytes_per_clip_int8": facts.cached_int8.together,
+            "bytes": None if items is None else facts.cached.together * _cached_clips(settings, items, copies),
+        },
         "suggestions": [choice.as_dict() for choice in plan.choices],
     }
 
 
-def _epoch_seconds(plan: Plan, clips: int | None) -> float | None:
+def _epoch_seconds(plan: Plan, items: int | None) -> float | None:
     seconds = plan.seconds_per_step
-    return None if seconds is None or clips is None else seconds * -(-clips // plan.asked.batch_size)
+    return None if seconds is None or items is None else seconds * -(-items // plan.asked.batch_size)
 
 
-def _show(plan: Plan, settings: RunSettings, clips: int | None) -> None:
+def _frozen_forwards(plan: Plan, facts: ClipFacts, copies: int) -> float:
+    return plan.estimate.flops_step / (facts.frozen_flops * plan.asked.batch_size * copies)
+
+
+def _cached_clips(settings: RunSettings, items: int, copies: int) -> int:
+    """Clips in the cache of the training set; retrieval stores a video once, whatever its captions are."""
+    return items if settings.cache.views == "fixed" else items * int(settings.cache.views) * copies
+
+
+def _show(plan: Plan, facts: ClipFacts, settings: RunSettings, items: int | None, copies: int) -> None:
     from side4video.memory.plan import RESERVED_BYTES
 
     estimate, asked = plan.estimate, plan.asked
@@ -115,19 +160,41 @@ def _show(plan: Plan, settings: RunSettings, clips: int | None) -> None:
     show_table(_causes_table(estimate))
     gflops, step = estimate.flops_forward / 1e9, estimate.flops_step / 1e9
     say(f"trained parameters  {estimate.trainable_parameters / 1e6:.2f} M")
-    say(f"GFLOPs              {gflops:,.0f} forward, {step:,.0f} a step ({step / gflops:.2f} x forward)")
+    forwards = _frozen_forwards(plan, facts, copies)
+    extra = plan.extra_arithmetic(settings.memory)
+    say(f"GFLOPs              {gflops:,.0f} forward, {step - gflops:,.0f} backward")
+    say(f"a step computes     {forwards:.2f} x one pass of the frozen model, {100 * extra:+.1f} % to memory=fast")
     if plan.card is not None and plan.seconds_per_step is not None:
-        epoch = _epoch_seconds(plan, clips)
-        per_epoch = "" if epoch is None else f", {epoch / 3600:.1f} h an epoch"
+        epoch = _epoch_seconds(plan, items)
+        per_epoch = "" if epoch is None else f", {_duration(epoch)} an epoch of {items:,}"
         say(f"on {plan.card.name:16s} about {plan.seconds_per_step:.2f} s a step{per_epoch}, if decoding keeps up")
+    say(f"feature cache       {_cache_line(facts, settings, items, copies)}")
     if plan.budget_bytes is not None:
         verdict = "fits" if asked.fits else "does NOT fit"
         reserved = f"{_gib(RESERVED_BYTES)} of them left to the driver and its libraries"
         say(f"{verdict} into {_gib(plan.budget_bytes)} GiB ({reserved})")
+        largest = plan.largest_batch
+        if largest is not None:
+            settings_ = " ".join(f"{name}={value}" for name, value in largest.settings.items())
+            say(f"largest batch that fits: {settings_}")
     choices = [choice for choice in plan.choices if choice.fits] or list(plan.choices)
     if choices:
         say("\nother choices, best first" if choices[0].fits else "\nother choices; none fits")
         show_table(_choices_table(choices, asked))
+
+
+def _cache_line(facts: ClipFacts, settings: RunSettings, items: int | None, copies: int) -> str:
+    own, small = facts.cached.together, facts.cached_int8.together
+    if items is None:
+        return f"{own / 1e6:.1f} MB a clip, {small / 1e6:.1f} in int8"
+    clips = _cached_clips(settings, items, copies)
+    return (
+        f"{own * clips / 1e9:,.0f} GB for {clips:,} clips ({own / 1e6:.1f} MB each), {small * clips / 1e9:,.0f} in int8"
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
 
 
 def _causes_table(estimate: StepEstimate) -> Table:
@@ -151,11 +218,14 @@ def _choices_table(choices: list[Choice], asked: Choice) -> Table:
     table.add_column("peak GiB", justify="right")
     table.add_column("arithmetic a clip", justify="right")
     table.add_column("fits")
+    table.add_column("result")
     own = asked.flops_step / asked.batch_size
     for choice in choices:
-        relative = choice.flops_step / choice.batch_size / own
-        settings = f"memory={choice.memory} data.batch_size={choice.batch_size}"
-        table.add_row(settings, _gib(choice.peak_bytes), f"{relative:.2f} x", "yes" if choice.fits else "no")
+        extra = 100 * (choice.flops_step / choice.batch_size / own - 1)
+        settings = " ".join(f"{name}={value}" for name, value in choice.settings.items())
+        other_batch = "" if choice.batch_size == asked.batch_size else ", another batch"
+        result = f"{choice.kind}{other_batch}"
+        table.add_row(settings, _gib(choice.peak_bytes), f"{extra:+.1f} %", "yes" if choice.fits else "no", result)
     return table
 
 

@@ -1,14 +1,15 @@
 """Will a run fit, how long will it take, and what to change: several estimates, put in order.
 
-What is asked for comes first. Around it stand the other memory modes at the same batch size, and the largest batch of
-each. Everything is of one process on one card.
+What is asked for comes first. Around it stand the other memory modes at the same batch size, the largest batch of each,
+and, when what is asked for does not fit, changes of other settings: those that leave the numbers alone, those that make
+them approximate, and those that make another model, in this order. Everything is of one process on one card.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from side4video.errors import ConfigError, InputError
 from side4video.memory.cards import Card
@@ -22,44 +23,92 @@ MOST_TIMES, MOST_TRIES = 8, 4
 MODES: tuple[MemoryMode, ...] = get_args(MemoryMode)
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
-# memory mode, batch size -> estimate
-Estimator = Callable[[MemoryMode, int], StepEstimate]
+Kind = Literal["same", "approximate", "another model"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class Estimator(Protocol):
+    """A training step of some settings, in a memory mode, with a batch size, and with other settings changed."""
+
+    def __call__(
+        self, memory: MemoryMode, batch_size: int, changes: Mapping[str, Any] | None = None, /
+    ) -> StepEstimate: ...
+
+
+@dataclass(frozen=True)
+class Change:
+    """Settings by their dotted names that save memory, and what they do to the result."""
+
+    settings: Mapping[str, Any]
+    kind: Kind
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Settings that could be used instead, and what they would need."""
+    """Settings that could be used instead, and what they would need.
+
+    `kind` says what becomes of the result at this batch size; another batch size is another training wherever batch
+    norm or a contrastive loss ties clips together.
+    """
 
     memory: MemoryMode
     batch_size: int
     peak_bytes: int
     flops_step: int
     fits: bool
+    changes: tuple[tuple[str, Any], ...] = ()
+    kind: Kind = "same"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What to set, by dotted name."""
+        return {"memory": self.memory, "data.batch_size": self.batch_size, **dict(self.changes)}
 
     def as_dict(self) -> dict[str, Any]:
         """As `--json` prints it."""
         return {
-            "settings": {"memory": self.memory, "data.batch_size": self.batch_size},
+            "settings": self.settings,
             "peak_bytes": self.peak_bytes,
             "gflops_step": self.flops_step / 1e9,
             "fits": self.fits,
+            "result": self.kind,
         }
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The estimate of what was asked for, and other choices, best first. Without a budget everything fits."""
+    """The estimate of what was asked for, and other choices, best first. Without a budget everything fits.
+
+    `modes` are the estimates of every memory mode at the batch size that was asked for.
+    """
 
     asked: Choice
     estimate: StepEstimate
     choices: tuple[Choice, ...]
     budget_bytes: int | None
     card: Card | None
+    modes: Mapping[MemoryMode, StepEstimate]
 
     @property
     def seconds_per_step(self) -> float | None:
         """Time of a step on the card; `None` without one."""
         return None if self.card is None else self.estimate.seconds(self.card)
+
+    @property
+    def largest_batch(self) -> Choice | None:
+        """Of what fits without changing the model or its numbers, the largest batch; `None` when nothing fits."""
+        fitting = [choice for choice in (self.asked, *self.choices) if choice.fits and choice.kind == "same"]
+        return max(fitting, key=lambda choice: (choice.batch_size, -choice.flops_step), default=None)
+
+    def extra_arithmetic(self, memory: MemoryMode) -> float:
+        """How much more a mode computes than memory=fast, as a share."""
+        return self.modes[memory].flops_step / self.modes["fast"].flops_step - 1
+
+    def extra_seconds(self, memory: MemoryMode) -> float | None:
+        """How much longer a mode's step takes on the card than memory=fast, as a share; `None` without one."""
+        if self.card is None:
+            return None
+        return self.modes[memory].seconds(self.card) / self.modes["fast"].seconds(self.card) - 1
 
 
 def make_plan(
@@ -69,11 +118,12 @@ def make_plan(
     batch_size: int,
     budget_bytes: int | None = None,
     card: Card | None = None,
+    changes: Sequence[Change] = (),
 ) -> Plan:
     """Estimate what is asked for and what else there is. Without a budget, the card's memory is the budget.
 
     The peak is a straight line in the batch size (each clip adds the same), so two estimates give a mode's largest
-    batch; that one is then estimated itself.
+    batch; that one is then estimated itself. `changes` are looked at when what is asked for does not fit.
     """
     if budget_bytes is None and card is not None:
         budget_bytes = int(card.memory_gib * 2**30)
@@ -88,7 +138,9 @@ def make_plan(
             if largest is not None and abs(largest.batch_size - batch_size) > batch_size // 8:
                 choices.append(largest)
     asked = _choice(found[memory], memory, batch_size, budget_bytes)
-    return Plan(asked, found[memory], tuple(_best_first(choices, asked)), budget_bytes, card)
+    if not asked.fits:
+        choices += [_changed(estimate, change, memory, batch_size, budget_bytes) for change in changes]
+    return Plan(asked, found[memory], tuple(_best_first(choices, asked)), budget_bytes, card, found)
 
 
 def choose(
@@ -103,7 +155,8 @@ def choose(
     """
     tried: list[Choice] = []
     for mode in MODES:
-        choice = _choice(estimate(mode, batch_size), mode, batch_size, budget_bytes)
+        found = estimate(mode, batch_size)
+        choice = _choice(found, mode, batch_size, budget_bytes)
         if choice.fits:
             return choice, tuple(tried)
         tried.append(choice)
@@ -141,9 +194,26 @@ def parse_bytes(text: str, *, words: Sequence[str] = ()) -> int:
     return int(value)
 
 
-def _choice(estimate: StepEstimate, memory: MemoryMode, batch_size: int, budget_bytes: int | None) -> Choice:
+def _choice(
+    estimate: StepEstimate, memory: MemoryMode, batch_size: int, budget_bytes: int | None, change: Change | None = None
+) -> Choice:
     fits = budget_bytes is None or estimate.peak_bytes + RESERVED_BYTES <= budget_bytes
-    return Choice(memory, batch_size, estimate.peak_bytes, estimate.flops_step, fits)
+    choice = Choice(memory, batch_size, estimate.peak_bytes, estimate.flops_step, fits)
+    if change is None:
+        return choice
+    return Choice(
+        memory, batch_size, choice.peak_bytes, choice.flops_step, fits, tuple(change.settings.items()), change.kind
+    )
+
+
+def _changed(
+    estimate: Estimator, change: Change, memory: MemoryMode, batch_size: int, budget_bytes: int | None
+) -> Choice:
+    """The change in the mode that was asked for when that fits, else in the one that saves most."""
+    choice = _choice(estimate(memory, batch_size, change.settings), memory, batch_size, budget_bytes, change)
+    if choice.fits or memory == MODES[-1]:
+        return choice
+    return _choice(estimate(MODES[-1], batch_size, change.settings), MODES[-1], batch_size, budget_bytes, change)
 
 
 def _largest_batch(
@@ -168,10 +238,12 @@ def _largest_batch(
 
 
 def _best_first(choices: list[Choice], asked: Choice) -> list[Choice]:
-    """What fits before what does not; then the batch nearest to the one asked for, from below; then less arithmetic."""
+    """What fits before what does not; the same numbers before others; then the batch nearest to the one asked for, from
+    below; fewer changes; less arithmetic."""
 
-    def badness(choice: Choice) -> tuple[bool, int, float]:
+    def badness(choice: Choice) -> tuple[bool, int, int, int, float]:
         short = max(0, asked.batch_size - choice.batch_size)
-        return not choice.fits, short, choice.flops_step / choice.batch_size
+        arithmetic = choice.flops_step / choice.batch_size
+        return not choice.fits, KINDS.index(choice.kind), short, len(choice.changes), arithmetic
 
     return sorted(choices, key=badness)

@@ -54,7 +54,10 @@ class WeightedTokenInteraction(nn.Module):
         Raises:
             ValueError: shapes that do not belong together, or a caption or video without a real token or frame.
         """
-        mask_MQ, mask_VT = check_masks(tokens_MQE, mask_MQ, frames_VTE, mask_VT)
+        return self.compare(tokens_MQE, *check_masks(tokens_MQE, mask_MQ, frames_VTE, mask_VT), frames_VTE)
+
+    def compare(self, tokens_MQE: Tensor, mask_MQ: Tensor, mask_VT: Tensor, frames_VTE: Tensor) -> Tensor:
+        """As `forward`, with boolean masks that are known to be good."""
         if self.ignore_video_mask:
             mask_VT = torch.ones_like(mask_VT)
         weight_MQ = self.text_weights(tokens_MQE, mask_MQ)
@@ -80,7 +83,10 @@ class MeanPooling(nn.Module):
         Raises:
             ValueError: as `WeightedTokenInteraction.forward`.
         """
-        mask_MQ, mask_VT = check_masks(tokens_MQE, mask_MQ, frames_VTE, mask_VT)
+        return self.compare(tokens_MQE, *check_masks(tokens_MQE, mask_MQ, frames_VTE, mask_VT), frames_VTE)
+
+    def compare(self, tokens_MQE: Tensor, mask_MQ: Tensor, mask_VT: Tensor, frames_VTE: Tensor) -> Tensor:
+        """As `forward`, with boolean masks that are known to be good."""
         if self.ignore_video_mask:
             mask_VT = torch.ones_like(mask_VT)
         sentence_ME = sentence_vectors(tokens_MQE, mask_MQ)
