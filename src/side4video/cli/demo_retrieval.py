@@ -40,21 +40,22 @@ def run_and_show(
     text = result.example.caption
     moments = _search(result.run, result.clips / GALLERY, folder / LIBRARY, text)
     seconds = time.monotonic() - started
-    rank = next((k for k, m in enumerate(moments, 1) if Path(m.path).name == Path(result.example.video).name), None)
+    rank = 1 + [Path(moment.path).name for moment in moments].index(Path(result.example.video).name)
     if not json:
         _show(result, moments, text, seconds, library=folder / LIBRARY if kept else None)
     return Outcome(value=result.as_json(seconds) | {"search_rank": rank})
 
 
 def _search(run: Path, footage: Path, library: Path, text: str) -> list[Moment]:
-    """What `side4video index` and `side4video search` do."""
+    """All clips, the best first, as `side4video index` and `side4video search` find them."""
+    videos = sorted(footage.glob("*.mp4"))
     settings = run_settings(run, {})
     windows = WindowSettings.for_model(settings.data.num_frames, fps=FRAMES_PER_SECOND)
     embedder = load_embedder(run, settings, windows)
     identity = LibraryIdentity(run_identity(run), windows)
     with make_library(library, identity, run=run, embed_dim=embedder.width, kind="flat") as opened:
-        index_footage(opened, embedder, sorted(footage.glob("*.mp4")))
-        return find_moments(opened, make_text_query(embedder, settings, text), top=SHOWN)
+        index_footage(opened, embedder, videos)
+        return find_moments(opened, make_text_query(embedder, settings, text), top=len(videos))
 
 
 def _show(
@@ -85,7 +86,7 @@ def _show(
     say("right motion: among the clips of its own scene; right direction: before its opposite")
     say()
     say(f'search: "{text}"')
-    for rank, moment in enumerate(moments, 1):
+    for rank, moment in enumerate(moments[:SHOWN], 1):
         say(f"  {rank}  {moment.score:.3f}  {Path(moment.path).name}")
     say(
         f"trained {result.trained_parameters:,} parameters beside {result.frozen_parameters:,} frozen ones, "
