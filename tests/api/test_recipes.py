@@ -24,7 +24,15 @@ from side4video.tasks.recognition import VideoClassifier
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "write_recipe_notes.py"
 KINDS = ("b32", "b16", "b16-16f", "b16-light", "l14", "l14-16f", "l14-light", "e14", "e14-16f")
-NAMES = [f"{dataset}-{kind}" for dataset in ("ssv1", "ssv2", "k400") for kind in KINDS]
+PARTS = {
+    "ssv2-b16-5pct": (0.05, None),
+    "ssv2-b16-10pct": (0.1, None),
+    "ssv2-b16-20pct": (0.2, None),
+    "ssv2-b16-50pct": (0.5, None),
+    "ssv2-b16-fewshot": (1.0, 16),
+    "k400-b16-fewshot": (1.0, 16),
+}
+NAMES = [f"{dataset}-{kind}" for dataset in ("ssv1", "ssv2", "k400") for kind in KINDS] + [*PARTS]
 RECIPES = {name: path for name, path in shipped_recipes().items() if name in NAMES}
 ARCHITECTURES = {
     "b32": "open_clip:ViT-B-32/openai",
@@ -98,6 +106,8 @@ def counts(parity_dir: Path) -> dict:
 
 def test_every_row_is_shipped_under_its_name() -> None:
     assert sorted(RECIPES) == sorted(NAMES)
+    shipped = [name for name in shipped_recipes() if load_settings(name).task == "recognition"]
+    assert sorted(shipped) == sorted(NAMES), "no recipe that these tests do not look at"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -118,6 +128,7 @@ def test_settings_are_the_papers(name: str) -> None:
     assert (optim.weight_decay, optim.label_smoothing, optim.betas) == (0.15, 0.1, (0.9, 0.999))
     assert (optim.schedule, optim.schedule_every, optim.clip_grad_norm) == ("cosine", "official", None)
     assert (data.mixup, data.cutmix) == (0, 0)
+    assert (data.fraction, data.shots) == PARTS.get(name, (1.0, None))
     assert (data.train, data.val, data.root) == ("train.txt", "val.txt", None), "paths come from the user"
 
 

@@ -120,6 +120,8 @@ def _row(entry: RecipeEntry) -> tuple[str, ...]:
         score = f"{entry.paper['top1']:.1f} ({entry.paper['views']})"
     elif "top1_three_views" in entry.paper:
         score = f"{entry.paper['top1_three_views']:.1f} (three views)"
+    elif "top1_about" in entry.paper:
+        score = f"about {entry.paper['top1_about']:.0f} (figure)"
     elif "t2v_r1" in entry.paper:
         score = f"R@1 {entry.paper['t2v_r1']:.1f}"
     elif "t2v_r1_best" in entry.paper:
