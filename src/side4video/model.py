@@ -19,13 +19,14 @@ from side4video.side.spec import SideSpec
 
 # frames that a frozen block runs over at a time in the memory modes other than fast: enough to keep a device busy
 LEAN_FRAME_SLICE = 32
+SMALLEST_FRAME_SLICE = 16
 
 
 class Side4Video(nn.Module):
     """A frozen image backbone and the trainable side network beside it.
 
-    `frame_slice` runs each frozen block over that many frames at a time; default: all of them with memory "fast", 32
-    otherwise. The numbers do not change.
+    `frame_slice` runs each frozen block over that many frames at a time; default: all of them with memory "fast", 16
+    with "smallest", 32 otherwise. The numbers do not change.
     """
 
     def __init__(self, backbone: FrozenBackbone, side: SideNetwork, *, frame_slice: int | None = None) -> None:
@@ -33,7 +34,7 @@ class Side4Video(nn.Module):
         self.backbone = backbone
         self.side = side
         if frame_slice is None and side.memory != "fast":
-            frame_slice = LEAN_FRAME_SLICE
+            frame_slice = SMALLEST_FRAME_SLICE if side.memory == "smallest" else LEAN_FRAME_SLICE
         self.frame_slice = frame_slice
 
     def forward(self, clip_BTCHW: Tensor, stored: StoredTokens | None = None) -> SideOutput:

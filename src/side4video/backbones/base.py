@@ -10,16 +10,19 @@ Shapes: A = P + N, all tokens of a frame, prefix tokens first, patches row by ro
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from side4video.backbones.block_weights import BlockWeights
+from side4video.backbones.freezing import cast, content_hash, frozen_arithmetic
+from side4video.backbones.quantised import Quantisation, check_quantisation
 from side4video.errors import BackboneError
+from side4video.slices import alike, pieces
 
 
 @dataclass(frozen=True)
@@ -113,16 +116,27 @@ class FrozenBackbone(nn.Module):
     through any `train()`, and its weights are cast to `precision` (`None` leaves them). `name` is what a run stores to
     find it again; `weights_hash` is their `content_hash`, where it was taken before something was resampled.
 
+    `quantise` and `stream_weights` are of the blocks (see `BlockWeights`), which the trunk must then have as modules:
+    `trunk.block(index)`.
+
     Raises:
-        BackboneError: when the trunk lacks a member of `ImageTrunk`.
+        BackboneError: when the trunk lacks a member of `ImageTrunk`, or blocks where they are needed.
     """
 
     trunk: ImageTrunk
 
     def __init__(
-        self, trunk: nn.Module, *, name: str, precision: torch.dtype | None = None, weights_hash: str | None = None
+        self,
+        trunk: nn.Module,
+        *,
+        name: str,
+        precision: torch.dtype | None = None,
+        weights_hash: str | None = None,
+        quantise: Quantisation = "none",
+        stream_weights: bool = False,
     ) -> None:
         super().__init__()
+        check_quantisation(quantise)
         if not isinstance(trunk, ImageTrunk):
             raise BackboneError(
                 f"backbone {name!r}: a trunk must be an nn.Module with the members of ImageTrunk, "
@@ -136,7 +150,12 @@ class FrozenBackbone(nn.Module):
         if precision is not None and any(p.dtype != precision for p in trunk.parameters() if p.is_floating_point()):
             # a cast may drop bits, and the hash speaks of the weights as they came
             self._hash = self._hash or content_hash(trunk)
-            _cast(trunk, precision)
+            cast(trunk, precision)
+        self.quantise: Quantisation = quantise
+        self.stream_weights = stream_weights
+        self._weights: BlockWeights | None = None
+        if self.device.type != "meta":  # shapes alone have no bytes to keep elsewhere
+            self.keep_blocks()
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -184,6 +203,73 @@ class FrozenBackbone(nn.Module):
         return next(self._module.parameters()).device
 
     @property
+    def host_bytes(self) -> int:
+        """Bytes of weights that wait in host memory for the device."""
+        return 0 if self._weights is None else self._weights.host_bytes
+
+    def resident(self) -> list[Tensor]:
+        """All tensors that are on the device between two passes."""
+        own: list[Tensor] = [*self.parameters(), *self.buffers()]
+        if self._weights is None:
+            return own
+        elsewhere = self._weights.owned()
+        return [*(tensor for tensor in own if id(tensor) not in elsewhere), *self._weights.resident()]
+
+    def keep_blocks(self, *, copies: bool | None = None) -> None:
+        """Let the blocks' weights rest as `quantise` and `stream_weights` say; done once, when there are weights.
+
+        `copies` is of `BlockWeights`.
+
+        Raises:
+            BackboneError: a trunk without `block(index)`.
+        """
+        if self.quantise == "none" and not self.stream_weights:
+            return
+        blocks = self._blocks("quantise and stream_weights need")
+        if self.quantise != "none":
+            self._hash = self._hash or content_hash(self._module)
+        self._weights = BlockWeights(
+            blocks, quantise=self.quantise, stream=self.stream_weights, device=self.device, copies=copies
+        )
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Let torch.compile make one program of a block; `options` are its.
+
+        Raises:
+            BackboneError: a trunk without `block(index)`.
+        """
+        for block in self._blocks("compiling needs"):
+            block.compile(**options)
+
+    def _blocks(self, who: str) -> list[nn.Module]:
+        block: Callable[[int], nn.Module] | None = getattr(self.trunk, "block", None)
+        if block is None:
+            raise BackboneError(
+                f"backbone {self.name!r}: {who} a trunk with a method block(index) that gives a block as a module; "
+                f"{type(self.trunk).__name__} has none"
+            )
+        return [block(index) for index in range(self.depth)]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenBackbone:
+        """What `to` and its relatives do to every tensor: weights that rest elsewhere stay there.
+
+        Raises:
+            BackboneError: another precision for weights that are packed.
+        """
+        if self._weights is None:
+            return super()._apply(fn, recurse)
+        probe = fn(torch.empty(0, dtype=self.precision, device=self.device))
+        if probe.dtype != self.precision:
+            raise BackboneError(
+                f"precision: got {probe.dtype} for weights that are quantised or streamed, allowed is the "
+                f"{self.precision} that they were packed in; ask create_backbone for another"
+            )
+        self._weights.leave()
+        super()._apply(fn, recurse)
+        self._weights.move(fn, probe.device)
+        return self
+
+    @property
     def _module(self) -> nn.Module:
         assert isinstance(self.trunk, nn.Module)
         return self.trunk
@@ -215,7 +301,7 @@ class FrozenBackbone(nn.Module):
         wanted = self._check_taps(taps)
         images_ICHW, grid_YX = self._images(clip_BTCHW)
         B, T = clip_BTCHW.shape[:2]
-        for index, tokens_IAD in self._run(images_ICHW, last=max(wanted), frame_slice=frame_slice):
+        for index, tokens_IAD in self._run(images_ICHW, last=max(wanted), frame_slice=frame_slice, wanted=wanted):
             if index in wanted:
                 yield LayerTokens(
                     layer=index,
@@ -233,7 +319,7 @@ class FrozenBackbone(nn.Module):
         """
         images_ICHW, _ = self._images(clip_BTCHW)
         tokens_IAD = images_ICHW
-        for _, tokens_IAD in self._run(images_ICHW, last=self.depth - 1, frame_slice=frame_slice):  # noqa: B007
+        for _, tokens_IAD in self._run(images_ICHW, last=self.depth - 1, frame_slice=frame_slice, wanted=()):  # noqa: B007
             pass
         return self.finish(tokens_IAD).unflatten(0, tuple(clip_BTCHW.shape[:2]))
 
@@ -243,7 +329,7 @@ class FrozenBackbone(nn.Module):
         Raises:
             BackboneError: when the model has none.
         """
-        with torch.no_grad(), _own_precision(tokens_IAD):
+        with frozen_arithmetic(tokens_IAD):
             return self.trunk.finish(tokens_IAD)
 
     def content_hash(self) -> str:
@@ -266,8 +352,10 @@ class FrozenBackbone(nn.Module):
         }
 
     def extra_repr(self) -> str:
-        """Name and precision."""
-        return f"name={self.name!r}, precision={self.precision}"
+        """Name, precision, and where the weights rest."""
+        rest = "" if self.quantise == "none" else f", quantise={self.quantise!r}"
+        rest += ", stream_weights=True" if self.stream_weights else ""
+        return f"name={self.name!r}, precision={self.precision}{rest}"
 
     def _check_taps(self, taps: Sequence[int]) -> frozenset[int]:
         if not taps or not all(0 <= tap < self.depth for tap in taps):
@@ -280,38 +368,57 @@ class FrozenBackbone(nn.Module):
         if clip_BTCHW.ndim != 5 or clip_BTCHW.shape[2] != 3:
             raise BackboneError(f"clip: got shape {tuple(clip_BTCHW.shape)}, wanted (clips, frames, 3, height, width)")
         height, width = clip_BTCHW.shape[-2:]
-        return clip_BTCHW.flatten(0, 1).to(self.precision), self.trunk.grid((height, width))
+        return clip_BTCHW.flatten(0, 1), self.trunk.grid((height, width))
 
-    def _run(self, images_ICHW: Tensor, *, last: int, frame_slice: int | None) -> Iterator[tuple[int, Tensor]]:
+    def _run(
+        self, images_ICHW: Tensor, *, last: int, frame_slice: int | None, wanted: Collection[int]
+    ) -> Iterator[tuple[int, Tensor]]:
         # gradient mode is entered per block: across a yield it would leak into the caller
         step = frame_slice or max(1, images_ICHW.shape[0])
-        with torch.no_grad(), _own_precision(images_ICHW):
-            parts = [self.trunk.embed(part) for part in images_ICHW.split(step)]
-            tokens_IAD, context = _join([tokens for tokens, _ in parts]), parts[0][1]
-            del parts
-        for index in range(last + 1):
-            with torch.no_grad(), _own_precision(tokens_IAD):
-                tokens_IAD = self._run_block(index, tokens_IAD, context, step=step)
-            yield index, tokens_IAD
+        with frozen_arithmetic(images_ICHW):
+            tokens_IAD, context = self._embed(images_ICHW, step)
+        del images_ICHW
+        with ExitStack() as stack:
+            visits = None if self._weights is None else stack.enter_context(self._weights.visits(range(last + 1)))
+            for index in range(last + 1):
+                with frozen_arithmetic(tokens_IAD), nullcontext() if visits is None else visits.of(index):
+                    tokens_IAD = self._run_block(index, tokens_IAD, context, step=step, ours=index - 1 not in wanted)
+                yield index, tokens_IAD
 
-    def _run_block(self, index: int, tokens_IAD: Tensor, context: Any, *, step: int) -> Tensor:
+    def _embed(self, images_ICHW: Tensor, step: int) -> tuple[Tensor, Any]:
+        tokens_IAD: Tensor | None = None
+        context: Any = None
+        for piece in pieces(images_ICHW.shape[0], step):
+            part_IAD, context = self.trunk.embed(images_ICHW[piece].to(self.precision))
+            if tokens_IAD is None:
+                if part_IAD.shape[0] == images_ICHW.shape[0]:
+                    return part_IAD, context
+                tokens_IAD = part_IAD.new_empty(images_ICHW.shape[0], *part_IAD.shape[1:])
+            tokens_IAD[piece] = part_IAD
+        assert tokens_IAD is not None
+        return tokens_IAD, context
+
+    def _run_block(self, index: int, tokens_IAD: Tensor, context: Any, *, step: int, ours: bool) -> Tensor:
+        def run(tokens_IAD: Tensor) -> Tensor:
+            key = lambda: (tokens_IAD.shape, tokens_IAD.dtype, self._kind(index))  # noqa: E731
+            return alike(key, lambda: self.trunk.run_block(index, tokens_IAD, context))
+
         if step >= tokens_IAD.shape[0]:
-            return self.trunk.run_block(index, tokens_IAD, context)
-        # written in place: joining the slices afterwards would hold the layer twice
-        out_IAD = torch.empty_like(tokens_IAD)
-        for part_IAD, place_IAD in zip(tokens_IAD.split(step), out_IAD.split(step), strict=True):
-            place_IAD.copy_(self.trunk.run_block(index, part_IAD, context))
+            return run(tokens_IAD)
+        # written in place: joining the slices afterwards would hold the layer twice. Tokens that nobody was given are
+        # ours to write over
+        out_IAD = tokens_IAD if ours else torch.empty_like(tokens_IAD)
+        for piece in pieces(tokens_IAD.shape[0], step):
+            out_IAD[piece] = run(tokens_IAD[piece])
         return out_IAD
 
-
-def content_hash(module: nn.Module) -> str:
-    """sha256 over the names, shapes and values of a module's state, floats as float32."""
-    digest = hashlib.sha256()
-    for key, value in sorted(module.state_dict().items()):
-        exact = value.float() if value.is_floating_point() else value
-        digest.update(f"{key}{tuple(value.shape)}".encode())
-        digest.update(exact.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    def _kind(self, index: int) -> Any:
+        """The same for blocks that are built alike."""
+        block: Callable[[int], nn.Module] | None = getattr(self.trunk, "block", None)
+        if block is None:
+            return index
+        module = block(index)
+        return repr(module), tuple((name, p.shape) for name, p in module.named_parameters())
 
 
 def patch_grid(image_size: tuple[int, int], patch_size: tuple[int, int], *, native: tuple[int, int]) -> tuple[int, int]:
@@ -328,22 +435,3 @@ def patch_grid(image_size: tuple[int, int], patch_size: tuple[int, int], *, nati
             f"and the model's own {native[0]}x{native[1]}"
         )
     return height // rows, width // columns
-
-
-def _cast(trunk: nn.Module, precision: torch.dtype) -> None:
-    for module in trunk.modules():
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        # computed tables (rotary angles) lose too much in half precision: adapters cast what comes of them
-        is_table = not any(True for _ in module.parameters()) and not module.state_dict()
-        for tensor in own:
-            if tensor.is_floating_point() and not is_table:
-                tensor.data = tensor.data.to(precision)
-
-
-def _own_precision(like: Tensor) -> AbstractContextManager[object]:
-    # meta tensors carry no numbers, and autocast does not know their device
-    return nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False)
-
-
-def _join(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import TypedDict
 
 import torch
 from open_clip.timm_model import TimmModel
@@ -16,6 +17,7 @@ from side4video.backbones.build_timm import build_timm
 from side4video.backbones.catalog import AUTO, TINY, suggest
 from side4video.backbones.open_clip_vit import OpenClipViT
 from side4video.backbones.precision import resolve_precision
+from side4video.backbones.quantised import Quantisation
 from side4video.backbones.released import LIBRARY as RELEASED
 from side4video.backbones.released import build_released
 from side4video.backbones.timm_vit import TimmViT
@@ -32,6 +34,8 @@ def create_backbone(
     pretrained: bool = True,
     image_size: int | tuple[int, int] | None = None,
     precision: str = "auto",
+    quantise: Quantisation = "none",
+    stream_weights: bool = False,
     device: torch.device | str | None = None,
 ) -> FrozenBackbone:
     """A frozen image model, from a name or around a model that you built.
@@ -45,6 +49,9 @@ def create_backbone(
     it, else fp32. `device` is where the model goes, and what `auto` looks at; the CPU unless it is given. On `meta` the
     model has shapes and no weights, and nothing is downloaded or read: `auto` is then 16 bits, as most checkpoints are.
 
+    `quantise` keeps the matrices of the blocks in fewer bits: `int8`, `fp8` or `int4`, approximate all three.
+    `stream_weights` keeps the blocks in host memory and brings each to the device when its turn comes: exact, slower.
+
     Raises:
         BackboneError: for a name that is unknown (the nearest are named), a model that has no patch tokens, weights
             that cannot be had, or an image size that the model cannot take.
@@ -52,23 +59,29 @@ def create_backbone(
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     target = torch.device("cpu" if device is None else device)
+    rest: _Rest = {"quantise": quantise, "stream_weights": stream_weights}
     if isinstance(name_or_module, nn.Module):
-        return _around(name_or_module, weights=weights, size=size, precision=precision, device=device)
+        return _around(name_or_module, weights=weights, size=size, precision=precision, device=device, rest=rest)
     if target.type == "meta":
-        return _without_weights(name_or_module, size=size, precision=precision)
+        return _without_weights(name_or_module, size=size, precision=precision, rest=rest)
     name, trunk, weights_hash = _named(name_or_module, weights=weights, pretrained=pretrained, size=size)
     backbone = FrozenBackbone(
-        trunk, name=name, precision=resolve_precision(precision, trunk, target), weights_hash=weights_hash
+        trunk, name=name, precision=resolve_precision(precision, trunk, target), weights_hash=weights_hash, **rest
     )
     return backbone.to(target)
 
 
-def _without_weights(name: str, *, size: tuple[int, int] | None, precision: str) -> FrozenBackbone:
+class _Rest(TypedDict):
+    quantise: Quantisation
+    stream_weights: bool
+
+
+def _without_weights(name: str, *, size: tuple[int, int] | None, precision: str, rest: _Rest) -> FrozenBackbone:
     name = AUTO if name == "auto" else name
     with torch.device("meta"):
         name, trunk, _ = _named(name, weights=None, pretrained=False, size=size)
     dtype = torch.bfloat16 if precision == "auto" else resolve_precision(precision, trunk, torch.device("meta"))
-    return FrozenBackbone(trunk, name=name, precision=dtype, weights_hash="no weights")
+    return FrozenBackbone(trunk, name=name, precision=dtype, weights_hash="no weights", **rest)
 
 
 def _named(
@@ -117,10 +130,13 @@ def _around(
     size: tuple[int, int] | None,
     precision: str,
     device: torch.device | str | None,
+    rest: _Rest,
 ) -> FrozenBackbone:
     if weights is not None:
         raise BackboneError("weights=PATH goes with a name; load them into your model before you pass it")
     if isinstance(module, FrozenBackbone):
+        if rest["quantise"] != "none" or rest["stream_weights"]:
+            raise BackboneError("quantise and stream_weights go with a model that is not frozen yet")
         return module
     name = f"custom:{type(module).__name__}"
     trunk = module if isinstance(module, ImageTrunk) else _adapter(module, name=name, size=size)
@@ -128,7 +144,7 @@ def _around(
     own = torch.float32 if first is None else first.dtype
     target = torch.device(device) if device is not None else torch.device("cpu") if first is None else first.device
     kept = own if precision == "auto" else resolve_precision(precision, trunk, target)
-    return FrozenBackbone(trunk, name=name, precision=kept).to(target)
+    return FrozenBackbone(trunk, name=name, precision=kept, **rest).to(target)
 
 
 def _adapter(module: nn.Module, *, name: str, size: tuple[int, int] | None) -> nn.Module:

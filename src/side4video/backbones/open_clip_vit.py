@@ -56,6 +56,10 @@ class OpenClipViT(nn.Module):
         """The output of one residual block."""
         return self.visual.transformer.resblocks[index](tokens_IAD)
 
+    def block(self, index: int) -> nn.Module:
+        """The module of one block."""
+        return self.visual.transformer.resblocks[index]
+
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of patches.
 

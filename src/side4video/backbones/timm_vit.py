@@ -66,6 +66,10 @@ class TimmViT(nn.Module):
         """The output of one block."""
         return self.family.block(self.model, index, tokens_IAD, context)
 
+    def block(self, index: int) -> nn.Module:
+        """The module of one block."""
+        return self.model.blocks[index]
+
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of patches.
 

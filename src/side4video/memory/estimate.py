@@ -6,8 +6,7 @@ workspaces of its libraries, and what the allocator loses to fragments.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from side4video.backbones.base import LayerTokens
 from side4video.memory.cards import Card
 from side4video.memory.track import Operation, StorageTracker
+from side4video.side.norms import simulated_gpu
 from side4video.side.offload import TokenStore
+from side4video.slices import pretended
 from side4video.tasks.losses import classification_loss
 from side4video.tasks.recognition import VideoClassifier
 
@@ -49,25 +50,37 @@ class StepEstimate:
         """Time of the step on a card, each operation bound by arithmetic or by memory traffic, whichever is slower."""
         rate = card.tflops * 1e12 * MATRIX_EFFICIENCY
         bandwidth = card.bandwidth * 1e9 * BANDWIDTH_EFFICIENCY
-        return sum(max(op.flops / rate, op.moved_bytes / bandwidth) for op in self.operations)
+        return sum(op.count * max(op.flops / rate, op.moved_bytes / bandwidth) for op in self.operations)
 
 
 class _AwayStore(TokenStore):
-    """A store whose tensors leave the device, on a device that is not there."""
+    """A store whose tensors leave the device, on a device that is not there; like the real one it holds a tensor until
+    the next leaves, and fetches one ahead."""
 
     def __init__(self) -> None:
         super().__init__()
         self.most_bytes = 0
         self._shapes: list[tuple[torch.Size, torch.dtype]] = []
+        self._leaving: Tensor | None = None
+        self._arriving: dict[int, Tensor] = {}
 
     def put(self, tokens: Tensor) -> int:
         self._shapes.append((tokens.shape, tokens.dtype))
         self.most_bytes += tokens.numel() * tokens.element_size()
+        self._leaving = tokens
         return len(self._shapes) - 1
 
     def get(self, handle: int) -> Tensor:
+        self._leaving = None
+        tokens = self._fetch_fake(handle)
+        if handle:
+            self._arriving[handle - 1] = self._fetch_fake(handle - 1)
+        return tokens
+
+    def _fetch_fake(self, handle: int) -> Tensor:
         shape, dtype = self._shapes[handle]
-        return torch.empty(shape, dtype=dtype)
+        waiting = self._arriving.pop(handle, None)
+        return torch.empty(shape, dtype=dtype) if waiting is None else waiting
 
 
 def estimate_step(
@@ -83,8 +96,10 @@ def estimate_step(
     `autocast` is the precision of the side network's arithmetic, `None` for float32. The optimiser is AdamW, with two
     values a weight.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True), _open_attention():
+    with FakeTensorMode(allow_non_fake_inputs=True), simulated_gpu():
         _give_sizes(model.train())
+        # streamed blocks are copied as they would be on a card
+        model.backbone.keep_blocks(copies=True)
         stores: list[_AwayStore] = []
 
         def make_store() -> TokenStore:
@@ -101,9 +116,8 @@ def estimate_step(
             tracker.rename(tensor, {"": "saved side", FROZEN_TOKENS: "saved tokens"})
             return tensor
 
-        with tracker:
-            tracker.adopt(model.backbone.parameters(), "frozen weights")
-            tracker.adopt(model.backbone.buffers(), "frozen weights")
+        with tracker, pretended(tracker):
+            tracker.adopt(model.backbone.resident(), "frozen weights")
             tracker.adopt([*trained, *(b for part in (model.side, model.head) for b in part.buffers())], "side weights")
             tracker.adopt([clip_BTCHW, labels_B], "pixels")
             moments = [torch.empty_like(parameter) for parameter in trained for _ in range(2)]
@@ -133,8 +147,8 @@ def estimate_step(
         by_cause={cause: found.get(cause, 0) for cause in CAUSES},
         saved_bytes=left.get("saved tokens", 0) + left.get("saved side", 0),
         host_bytes=sum(store.most_bytes for store in stores),
-        flops_forward=sum(op.flops for op in tracker.operations[start:forward]),
-        flops_step=sum(op.flops for op in operations),
+        flops_forward=sum(op.flops * op.count for op in tracker.operations[start:forward]),
+        flops_step=sum(op.flops * op.count for op in operations),
         trainable_parameters=sum(parameter.numel() for parameter in trained),
         operations=tuple(operations),
     )
@@ -148,17 +162,6 @@ def _give_sizes(model: nn.Module) -> None:
             setattr(module, name, nn.Parameter(fake, requires_grad=parameter.requires_grad))
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
-
-
-@contextmanager
-def _open_attention() -> Generator[None]:
-    """torch's multi-head attention as single operations, which can be counted, instead of its fused fast path."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(value=False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(value=enabled)
 
 
 def _named(layers: Iterator[LayerTokens], tracker: StorageTracker) -> Iterator[LayerTokens]:

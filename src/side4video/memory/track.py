@@ -8,9 +8,10 @@ known, and what they were.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Generator, Hashable, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
+Result = TypeVar("Result")
 # CUDA's caching allocator hands out multiples of this many bytes
 BLOCK_BYTES = 512
 NEVER = 2**62
@@ -42,10 +44,24 @@ class Allocation:
 
 @dataclass(frozen=True)
 class Operation:
-    """What one operation computes (two for a multiply-add) and moves between memory and chip."""
+    """What one operation computes (two for a multiply-add) and moves between memory and chip; `name` is PyTorch's.
+
+    It stands for `count` operations alike.
+    """
 
     flops: int
     moved_bytes: int
+    name: str = ""
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Operations and allocations of a call, from one number to another."""
+
+    operations: tuple[int, int]
+    allocations: tuple[int, int]
+    count: int
 
 
 @dataclass
@@ -54,6 +70,8 @@ class StorageTracker(TorchDispatchMode):
 
     allocations: list[Allocation] = field(default_factory=list[Allocation])
     operations: list[Operation] = field(default_factory=list[Operation])
+    _count: int = 1
+    _known: dict[Hashable, tuple[_Segment, Any]] = field(default_factory=dict[Hashable, tuple[_Segment, Any]])
     _live: dict[int, Allocation] = field(default_factory=dict[int, Allocation])
 
     def __post_init__(self) -> None:
@@ -74,6 +92,8 @@ class StorageTracker(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        if not isinstance(out, Tensor | tuple | list):
+            return out  # questions, such as for the device
         outputs = [leaf for leaf in tree_iter(out) if isinstance(leaf, Tensor)]
         inputs = [leaf for leaf in tree_iter((args, kwargs)) if isinstance(leaf, Tensor)]
         known = len(self._live)
@@ -82,8 +102,44 @@ class StorageTracker(TorchDispatchMode):
         flops = _flops(func, args, kwargs, out)
         writes = len(self._live) > known or _is_inplace(func)
         moved = sum(t.numel() * t.element_size() for t in (*inputs, *outputs)) if writes else 0
-        self.operations.append(Operation(flops, moved))
+        self.operations.append(Operation(flops, moved, str(func), self._count))
         return out
+
+    @contextmanager
+    def repeated(self, count: int) -> Generator[None]:
+        """Each operation inside stands for `count` alike."""
+        outside, self._count = self._count, self._count * count
+        try:
+            yield
+        finally:
+            self._count = outside
+
+    def alike(self, key: Hashable, function: Callable[[], Result]) -> Result:
+        """The result of `function`; when one of this key has run before, that one is counted again, not this one run.
+
+        The result is then made of new tensors of the same sizes.
+        """
+        known = self._known.get(key)
+        if known is None:
+            operations, allocations = len(self.operations), len(self.allocations)
+            result = function()
+            segment = _Segment((operations, len(self.operations)), (allocations, len(self.allocations)), self._count)
+            self._known[key] = segment, _sizes(result)
+            return result
+        segment, sizes = known
+        self._replay(segment)
+        return _of_sizes(sizes)
+
+    def _replay(self, segment: _Segment) -> None:
+        """Append a segment again: its operations, and what it allocated for itself alone."""
+        (start, end), shift = segment.operations, self.now - segment.operations[0]
+        for allocation in self.allocations[slice(*segment.allocations)]:
+            if allocation.died <= end:
+                copy = Allocation(allocation.num_bytes, allocation.born + shift, allocation.died + shift, "")
+                self.allocations.append(copy)
+        for operation in self.operations[start:end]:
+            count = operation.count * self._count // segment.count
+            self.operations.append(replace(operation, count=count))
 
     @property
     def now(self) -> int:
@@ -124,6 +180,20 @@ class StorageTracker(TorchDispatchMode):
 
     def _died(self, key: int) -> None:
         self._live.pop(key).died = self.now
+
+
+def _sizes(result: Any) -> Any:
+    """Sizes in place of tensors."""
+    if isinstance(result, list | tuple):
+        return [_sizes(part) for part in cast("list[Any]", result)]
+    return (result.shape, result.stride(), result.dtype) if isinstance(result, Tensor) else None
+
+
+def _of_sizes(sizes: Any) -> Any:
+    """Tensors in place of sizes."""
+    if isinstance(sizes, list):
+        return [_of_sizes(part) for part in cast("list[Any]", sizes)]
+    return None if sizes is None else torch.empty_strided(sizes[0], sizes[1], dtype=sizes[2])
 
 
 def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:

@@ -9,15 +9,30 @@ Shapes: M, tokens of a frame in the side stream: its N patches, after one carrie
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from side4video.side.norms import apply_norm, layer_norm, make_norm
 from side4video.side.recompute import Run, run_plain
 from side4video.side.spec import SideSpec
 from side4video.side.temporal import TemporalAttention, TemporalConv
 
 MLP_RATIO = 4
+
+
+@dataclass(frozen=True)
+class BlockRuns:
+    """How each part of a side block is run."""
+
+    temporal: Run = run_plain
+    attention: Run = run_plain
+    mlp: Run = run_plain
+
+
+PLAIN = BlockRuns()
 
 
 class SideBlock(nn.Module):
@@ -26,7 +41,7 @@ class SideBlock(nn.Module):
     def __init__(self, spec: SideSpec) -> None:
         super().__init__()
         self.pre_norm = spec.norm_order == "pre"
-        self.temporal: nn.Module | None = None
+        self.temporal: TemporalConv | TemporalAttention | None = None
         self.temporal_norm: nn.Module | None = None
         if spec.temporal == "conv":
             self.temporal = TemporalConv(spec.width, spec.temporal_kernel)
@@ -39,35 +54,54 @@ class SideBlock(nn.Module):
         self.mlp = FeedForward(spec.width)
         self.mlp_norm = make_norm(spec)
 
-    def forward(self, side_BTMS: Tensor, class_BTS: Tensor, position_QS: Tensor, run: Run = run_plain) -> Tensor:
+    def forward(
+        self,
+        side_BTMS: Tensor,
+        class_BTS: Tensor,
+        position_QS: Tensor,
+        runs: BlockRuns = PLAIN,
+    ) -> Tensor:
         """One block.
 
         `class_BTS` is the class token that joins each frame's keys and values, already shifted. `position_QS` holds
-        one row for that token and one for each of the M tokens; it is added to the attention's input only. `run` runs
-        each of the parts.
+        one row for that token and one for each of the M tokens; it is added to the attention's input only.
         """
+        side_BTMS = self._mix(side_BTMS, class_BTS, position_QS, runs)
+        return side_BTMS + self._normed(self.mlp, self.mlp_norm, side_BTMS, runs.mlp)
+
+    def for_gradient(
+        self, side_BTMS: Tensor, class_BTS: Tensor, position_QS: Tensor, runs: BlockRuns
+    ) -> tuple[Tensor, Tensor]:
+        """Two terms whose sum stands for the block's output when only its gradient is wanted: the numbers of the second
+        may be any."""
+        side_BTMS = self._mix(side_BTMS, class_BTS, position_QS, runs)
+        return side_BTMS, self._normed(self.mlp, self.mlp_norm, side_BTMS, runs.mlp, needed=False)
+
+    def _mix(self, side_BTMS: Tensor, class_BTS: Tensor, position_QS: Tensor, runs: BlockRuns) -> Tensor:
+        """The stream after time and space, before the feed-forward network."""
         if self.temporal is not None and self.temporal_norm is not None:
-            side_BTMS = side_BTMS + run(self._mix_time, (self.temporal, self.temporal_norm), side_BTMS)
-        attention = (self.attention, self.attention_norm)
-        side_BTMS = side_BTMS + run(self._attend, attention, side_BTMS, class_BTS, position_QS)
-        return side_BTMS + run(self._feed_forward, (self.mlp, self.mlp_norm), side_BTMS)
+            side_BTMS = side_BTMS + self._normed(self.temporal, self.temporal_norm, side_BTMS, runs.temporal)
+        modules = (self.attention, self.attention_norm)
+        inputs = (side_BTMS, class_BTS)
+        mixed_BTMS = runs.attention(self._attend, self.attention.last, modules, inputs, (position_QS,))
+        return side_BTMS + (mixed_BTMS if self.pre_norm else layer_norm(self.attention_norm, mixed_BTMS))
 
-    def _mix_time(self, side_BTMS: Tensor) -> Tensor:
-        assert self.temporal is not None
-        assert self.temporal_norm is not None
-        return self._normed(self.temporal, self.temporal_norm, side_BTMS)
-
-    def _feed_forward(self, side_BTMS: Tensor) -> Tensor:
-        return self._normed(self.mlp, self.mlp_norm, side_BTMS)
-
-    def _normed(self, part: nn.Module, norm: nn.Module, x_BTMS: Tensor) -> Tensor:
-        return part(apply_norm(norm, x_BTMS)) if self.pre_norm else apply_norm(norm, part(x_BTMS))
+    def _normed(
+        self,
+        part: TemporalConv | TemporalAttention | FeedForward,
+        norm: nn.Module,
+        x_BTMS: Tensor,
+        run: Run,
+        *,
+        needed: bool = True,
+    ) -> Tensor:
+        if self.pre_norm:
+            return run(part.inner, part.last, (part,), (apply_norm(norm, x_BTMS),), needed=needed)
+        return apply_norm(norm, run(part.inner, part.last, (part,), (x_BTMS,)))
 
     def _attend(self, side_BTMS: Tensor, class_BTS: Tensor, position_QS: Tensor) -> Tensor:
         tokens_BTQS = torch.cat([class_BTS.unsqueeze(2), side_BTMS], dim=2) + position_QS.to(side_BTMS.dtype)
-        if self.pre_norm:
-            return self.attention(self.attention_norm(tokens_BTQS))
-        return self.attention_norm(self.attention(tokens_BTQS))
+        return self.attention.inner(layer_norm(self.attention_norm, tokens_BTQS) if self.pre_norm else tokens_BTQS)
 
 
 class SpatialAttention(nn.Module):
@@ -79,12 +113,21 @@ class SpatialAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, tokens_BTQS: Tensor) -> Tensor:
-        """Mixed tokens without the class token: BTQS in, BTMS out, M = Q - 1."""
+    @property
+    def last(self) -> nn.Linear:
+        """The linear map that ends it."""
+        return self.out
+
+    def inner(self, tokens_BTQS: Tensor) -> Tensor:
+        """All but the last linear map."""
         tokens_IQS = tokens_BTQS.flatten(0, 1)
         query, key, value = self.qkv(tokens_IQS).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         mixed_IMS = F.scaled_dot_product_attention(query[:, :, 1:], key, value).transpose(1, 2).flatten(-2)
-        return self.out(mixed_IMS).unflatten(0, tokens_BTQS.shape[:2])
+        return mixed_IMS.unflatten(0, tokens_BTQS.shape[:2])
+
+    def forward(self, tokens_BTQS: Tensor) -> Tensor:
+        """Mixed tokens without the class token: BTQS in, BTMS out, M = Q - 1."""
+        return self.last(self.inner(tokens_BTQS))
 
 
 class FeedForward(nn.Module):
@@ -95,19 +138,14 @@ class FeedForward(nn.Module):
         self.fc1 = nn.Linear(width, MLP_RATIO * width)
         self.fc2 = nn.Linear(MLP_RATIO * width, width)
 
+    @property
+    def last(self) -> nn.Linear:
+        """The linear map that ends it."""
+        return self.fc2
+
+    def inner(self, x_BTMS: Tensor) -> Tensor:
+        """All but the last linear map."""
+        return F.gelu(self.fc1(x_BTMS))
+
     def forward(self, x_BTMS: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x_BTMS)))
-
-
-def make_norm(spec: SideSpec) -> nn.Module:
-    """The norm around convolution and feed-forward network: over all tokens of the batch, or within each token."""
-    return nn.BatchNorm1d(spec.width) if spec.norm == "batch" else nn.LayerNorm(spec.width)
-
-
-def apply_norm(norm: nn.Module, x_BTMS: Tensor) -> Tensor:
-    """Normalise the channels of tokens: batch norm's statistics run over everything but the channels."""
-    if type(norm) is nn.BatchNorm1d and x_BTMS.device.type == "cpu":
-        # torch's CPU kernel for rows of channels sums naively in float32, twenty times the error of this one
-        x_ISM = x_BTMS.flatten(0, 1).transpose(1, 2)
-        return norm(x_ISM).transpose(1, 2).unflatten(0, x_BTMS.shape[:2])
-    return norm(x_BTMS.flatten(0, -2)).view(x_BTMS.shape)
+        return self.last(self.inner(x_BTMS))

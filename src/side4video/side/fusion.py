@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from side4video.side.norms import layer_norm
+
 
 class Projection(nn.Module):
     """Layer norm and linear map from the backbone's width D to the side width S, in either order."""
@@ -21,18 +23,28 @@ class Projection(nn.Module):
         self.norm = nn.LayerNorm(backbone_width if norm_at == "input" else width)
         self.linear = nn.Linear(backbone_width, width)
 
-    def forward(self, tokens_BTAD: Tensor) -> Tensor:
+    @property
+    def last(self) -> nn.Linear | None:
+        """The linear map, where it comes last."""
+        return self.linear if self.norm_at == "input" else None
+
+    def inner(self, tokens_BTAD: Tensor) -> Tensor:
+        """All that comes before `last`."""
         if tokens_BTAD.is_meta or not torch.is_autocast_enabled(tokens_BTAD.device.type):
             # the backbone may run in another precision than the side network
             tokens_BTAD = tokens_BTAD.to(self.linear.weight.dtype)
         if self.norm_at == "input":
-            return self.linear(self.norm(tokens_BTAD))
-        return self.norm(self.linear(tokens_BTAD))
+            return layer_norm(self.norm, tokens_BTAD)
+        return layer_norm(self.norm, self.linear(tokens_BTAD))
+
+    def forward(self, tokens_BTAD: Tensor) -> Tensor:
+        inner = self.inner(tokens_BTAD)
+        return inner if self.last is None else self.last(inner)
 
 
 def fuse(side_BTNS: Tensor | None, projected_BTNS: Tensor) -> Tensor:
     """The mean of the side stream and the projected frozen tokens; the tokens alone when there is no stream yet."""
-    return projected_BTNS if side_BTNS is None else 0.5 * side_BTNS + 0.5 * projected_BTNS
+    return projected_BTNS if side_BTNS is None else 0.5 * (side_BTNS + projected_BTNS)
 
 
 def shift_class_tokens(class_BTS: Tensor) -> Tensor:

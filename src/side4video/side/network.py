@@ -20,11 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from side4video.errors import ConfigError
-from side4video.side.block import SideBlock, apply_norm, make_norm
+from side4video.side.block import PLAIN, BlockRuns, SideBlock
 from side4video.side.fusion import Projection, fuse, shift_class_tokens
 from side4video.side.init import initialise
+from side4video.side.norms import apply_norm, make_norm
 from side4video.side.offload import TokenStore
-from side4video.side.recompute import Recompute, Run, run_plain
+from side4video.side.recompute import SLICE_FRAMES, Recompute, Run, Sliced, run_plain
 from side4video.side.spec import SideSpec, resolve_taps
 
 STEM_FRAMES = 3
@@ -54,6 +55,16 @@ class _Layout:
 
 
 @dataclass(frozen=True)
+class _How:
+    """How the pieces of a stage are run: projection, stem, the stem's norm, and the block."""
+
+    project: Run
+    stem: Run
+    stem_norm: Callable[[nn.Module, Tensor], Tensor]
+    block: Callable[[SideBlock, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
 class SideOutput:
     """`frames_BTS`: one vector a frame, the chosen representation. `patches_BTNS`: the last side block's patches."""
 
@@ -68,8 +79,9 @@ class SideNetwork(nn.Module):
     height and width of a patch in pixels.
 
     `memory` says what training keeps; outputs and gradients are the same. `fast`: everything. `balanced`: only what
-    enters each side block; the rest is computed again in the backward pass. `lean`: the same, and what is kept waits in
-    host memory. `smallest`: as lean, and the second run of a block keeps nothing inside its parts either.
+    enters each side block and projection; the rest is computed again in the backward pass. `lean`: the same, and what
+    is kept waits in host memory. `smallest`: as lean, and the second run of a block keeps nothing inside its parts
+    either. What is not tied together by batch norm runs over about `slice_frames` frames at a time.
 
     Raises:
         ConfigError: taps that the backbone does not have.
@@ -92,6 +104,7 @@ class SideNetwork(nn.Module):
         self.spec = spec
         self.memory: MemoryMode = memory
         self.make_store: Callable[[], TokenStore] = TokenStore
+        self.slice_frames = SLICE_FRAMES
         self.taps = resolve_taps(spec.taps, depth)
         self.grid_YX = grid_YX
         self.carries_token = spec.representation != "gap"
@@ -112,12 +125,9 @@ class SideNetwork(nn.Module):
         Raises:
             ValueError: another number of frozen blocks than taps, or a stem whose patches do not fit the grid.
         """
-        if self.memory == "fast" or not torch.is_grad_enabled():
-            side_BTMS = clip_BTCHW
-            for side_BTMS in self.stream(clip_BTCHW, layers):  # noqa: B007
-                pass
-        else:
-            side_BTMS = self._run_lean(clip_BTCHW, layers)
+        side_BTMS = clip_BTCHW
+        for side_BTMS in self.stream(clip_BTCHW, layers):  # noqa: B007
+            pass
         if self.norm is not None:
             side_BTMS = apply_norm(self.norm, side_BTMS)
         patches_BTNS = side_BTMS[:, :, self.carries_token :]
@@ -132,25 +142,32 @@ class SideNetwork(nn.Module):
         """
         layout, tokens_of_taps = self._open(layers)
         position_QS = self._positions(layout.grid_YX)
+        how = self._how()
         stream = clip_BTCHW
         for index, tokens_BTAD in enumerate(tokens_of_taps):
-            stream = self._stage(layout, index, run_plain, stream, tokens_BTAD, position_QS)
+            stream = self._stage(layout, index, how, stream, tokens_BTAD, position_QS)
             yield stream
 
-    def _run_lean(self, clip_BTCHW: Tensor, layers: Iterable[FrozenTokens]) -> Tensor:
-        """The last side stream, keeping for the backward pass only what enters each stage."""
-        layout, tokens_of_taps = self._open(layers)
-        position_QS = self._positions(layout.grid_YX)
+    def _how(self) -> _How:
+        """What the memory mode makes of a stage; without gradients there is nothing to keep or to run again."""
+        sliced = Sliced(frames=self.slice_frames)
+        runs = BlockRuns(sliced, sliced, sliced) if self.memory in ("lean", "smallest") else PLAIN
+        if self.memory == "fast" or not torch.is_grad_enabled():
+            return _How(run_plain, run_plain, apply_norm, partial(_run_block, runs=runs))
         store = self.make_store() if self.memory in ("lean", "smallest") else None
-        again = Recompute() if self.memory == "smallest" else run_plain
-        stream = clip_BTCHW
-        for index, tokens_BTAD in enumerate(tokens_of_taps):
-            first, second = (partial(self._stage, layout, index, run) for run in (run_plain, again))
-            inputs = (stream, tokens_BTAD, position_QS)
-            if index == 0:  # the caller holds the pixels: there is nothing to win by keeping them elsewhere
-                first, second, inputs = partial(first, clip_BTCHW), partial(second, clip_BTCHW), inputs[1:]
-            stream = Recompute(store=store)(first, self._stage_modules(index), *inputs, again=second)
-        return stream
+        keep = Recompute(store=store)
+        # behind a norm, the result of the last part is needed for that norm's gradient, so it is not worth slicing
+        mlp = sliced if self.spec.norm_order == "pre" else run_plain
+        again = runs if self.memory == "smallest" else BlockRuns(mlp=mlp)
+
+        def stem_norm(norm: nn.Module, x_BTNS: Tensor) -> Tensor:
+            return keep(partial(apply_norm, norm), (norm,), x_BTNS)
+
+        def block(module: SideBlock, side_BTMS: Tensor, class_BTS: Tensor, position_QS: Tensor) -> Tensor:
+            first, second = partial(module, runs=runs), partial(module.for_gradient, runs=again)
+            return keep(first, (module,), side_BTMS, class_BTS, position_QS, again=second)
+
+        return _How(Sliced(store=store, frames=self.slice_frames), sliced, stem_norm, block)
 
     def _open(self, layers: Iterable[FrozenTokens]) -> tuple[_Layout, Iterator[Tensor]]:
         """The layout of the frozen tokens, and the tapped layers' tokens one by one, counted."""
@@ -173,45 +190,44 @@ class SideNetwork(nn.Module):
             raise ValueError(f"the side network has {len(self.blocks)} taps; got {count} frozen blocks")
 
     def _stage(
-        self, layout: _Layout, index: int, run: Run, stream: Tensor, tokens_BTAD: Tensor, position_QS: Tensor
+        self, layout: _Layout, index: int, how: _How, stream: Tensor, tokens_BTAD: Tensor, position_QS: Tensor
     ) -> Tensor:
         """Projection, fusion and side block of one tap. The stream that enters the first one is the pixels."""
-        projected_BTNS, class_BTS = self._project(layout, self.projections[index], run, tokens_BTAD)
-        side_BTMS = self._begin(stream, projected_BTNS, run) if index == 0 else stream
+        projected_BTNS, class_BTS = self._project(layout, index, how.project, tokens_BTAD)
+        side_BTMS = self._begin(stream, projected_BTNS, how) if index == 0 else stream
         side_BTMS = self._fuse(side_BTMS, projected_BTNS, class_BTS, first=index == 0)
+        del stream, projected_BTNS
         shifted_BTS = shift_class_tokens(class_BTS) if self.spec.shift else class_BTS
-        return self.blocks[index](side_BTMS, shifted_BTS, position_QS, run)
+        return how.block(self._block(index), side_BTMS, shifted_BTS, position_QS)
 
-    def _stage_modules(self, index: int) -> list[nn.Module]:
-        """What a stage uses; the extra token and the stem belong to the first one."""
-        modules: list[nn.Module] = [self.projections[index], self.blocks[index]]
-        if index == 0 and self.stem is not None:
-            modules.append(self.stem)
-        if index == 0 and self.extra is not None:
-            modules.append(self.extra)
-        return modules
+    def _block(self, index: int) -> SideBlock:
+        block = self.blocks[index]
+        assert isinstance(block, SideBlock)
+        return block
 
-    @staticmethod
-    def _project(layout: _Layout, projection: nn.Module, run: Run, tokens_BTAD: Tensor) -> tuple[Tensor, Tensor]:
+    def _project(self, layout: _Layout, index: int, run: Run, tokens_BTAD: Tensor) -> tuple[Tensor, Tensor]:
         """Projected patches and class token; a backbone without one lends the frame's mean patch."""
+        projection = self.projections[index]
+        assert isinstance(projection, Projection)
+        project = partial(run, projection.inner, projection.last, (projection,))
         if layout.has_class_token:
-            projected_BTAS = run(projection, (projection,), tokens_BTAD)
+            projected_BTAS = project((tokens_BTAD,))
             # cloned: as a view the one token would keep the whole projection alive
             return projected_BTAS[:, :, layout.num_prefix :], projected_BTAS[:, :, 0].clone()
         patches_BTND = tokens_BTAD[:, :, layout.num_prefix :]
-        return run(projection, (projection,), patches_BTND), projection(patches_BTND.mean(2))
+        return project((patches_BTND,)), projection(patches_BTND.mean(2))
 
-    def _begin(self, clip_BTCHW: Tensor, projected_BTNS: Tensor, run: Run) -> Tensor | None:
+    def _begin(self, clip_BTCHW: Tensor, projected_BTNS: Tensor, how: _How) -> Tensor | None:
         """The stem's patches, or nothing without a stem."""
         if self.stem is None:
             return None
-        stem_BTNS = run(self.stem, (self.stem,), clip_BTCHW)
+        stem_BTNS = how.stem(self.stem.convolve, None, (self.stem,), (clip_BTCHW,))
         if stem_BTNS.shape != projected_BTNS.shape:
             raise ValueError(
                 f"the stem's patches {tuple(stem_BTNS.shape)} do not fit the frozen patches "
                 f"{tuple(projected_BTNS.shape)}; turn the stem off (side.stem=false) for this backbone"
             )
-        return stem_BTNS
+        return how.stem_norm(self.stem.norm, stem_BTNS)
 
     def _fuse(self, side: Tensor | None, projected_BTNS: Tensor, class_BTS: Tensor, *, first: bool) -> Tensor:
         """The side stream with this tap's tokens in it; before the first tap, the stem's patches or nothing came."""
@@ -260,6 +276,10 @@ class Stem(nn.Module):
 
     def forward(self, clip_BTCHW: Tensor) -> Tensor:
         """BTCHW pixels to BTNS patches."""
+        return apply_norm(self.norm, self.convolve(clip_BTCHW))
+
+    def convolve(self, clip_BTCHW: Tensor) -> Tensor:
+        """The patches before the norm."""
         batch, num_frames = clip_BTCHW.shape[:2]
         # one image convolution gives what each frame contributes to its next, own and previous frame
         kernels = self.weight.transpose(1, 2).transpose(0, 1).flatten(0, 1)
@@ -267,7 +287,13 @@ class Stem(nn.Module):
         to_next, own, to_previous = parts_IRYX.flatten(2).transpose(1, 2).unflatten(0, (batch, num_frames)).chunk(3, -1)
         patches_BTNS = own + F.pad(to_next[:, :-1], (0, 0, 0, 0, 1, 0)) + F.pad(to_previous[:, 1:], (0, 0, 0, 0, 0, 1))
         # added by hand, so it must follow the precision that autocast chose for the convolution
-        return apply_norm(self.norm, patches_BTNS + self.bias.to(patches_BTNS.dtype))
+        return patches_BTNS + self.bias.to(patches_BTNS.dtype)
+
+
+def _run_block(
+    block: SideBlock, side_BTMS: Tensor, class_BTS: Tensor, position_QS: Tensor, *, runs: BlockRuns
+) -> Tensor:
+    return block(side_BTMS, class_BTS, position_QS, runs)
 
 
 def resample_positions(position_NS: Tensor, from_YX: tuple[int, int], to_YX: tuple[int, int]) -> Tensor:

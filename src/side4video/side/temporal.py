@@ -24,8 +24,17 @@ class TemporalConv(nn.Module):
         self.depthwise = DepthwiseTime(width, kernel)
         self.pointwise_out = nn.Linear(width, width)
 
+    @property
+    def last(self) -> nn.Linear:
+        """The linear map that ends it."""
+        return self.pointwise_out
+
+    def inner(self, x_BTNS: Tensor) -> Tensor:
+        """All but the last linear map."""
+        return self.depthwise(self.pointwise_in(x_BTNS))
+
     def forward(self, x_BTNS: Tensor) -> Tensor:
-        return self.pointwise_out(self.depthwise(self.pointwise_in(x_BTNS)))
+        return self.last(self.inner(x_BTNS))
 
 
 class DepthwiseTime(nn.Module):
@@ -60,9 +69,18 @@ class TemporalAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x_BTNS: Tensor) -> Tensor:
+    @property
+    def last(self) -> nn.Linear:
+        """The linear map that ends it."""
+        return self.out
+
+    def inner(self, x_BTNS: Tensor) -> Tensor:
+        """All but the last linear map."""
         # G: batch x place, the groups within which frames attend
         x_GTS = x_BTNS.transpose(1, 2).flatten(0, 1)
         query, key, value = self.qkv(x_GTS).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         mixed_GTS = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(-2)
-        return self.out(mixed_GTS).unflatten(0, (x_BTNS.shape[0], -1)).transpose(1, 2)
+        return mixed_GTS.unflatten(0, (x_BTNS.shape[0], -1)).transpose(1, 2)
+
+    def forward(self, x_BTNS: Tensor) -> Tensor:
+        return self.last(self.inner(x_BTNS))

@@ -8,6 +8,7 @@ from open_clip.model import resize_pos_embed
 from open_clip.transformer import LayerNorm, QuickGELU, VisionTransformer
 
 from side4video.backbones.base import FrozenBackbone
+from side4video.backbones.freezing import frozen_arithmetic
 from side4video.backbones.open_clip_vit import OpenClipViT, open_clip_preprocessing
 from side4video.errors import BackboneError
 
@@ -35,7 +36,7 @@ def test_another_size_resamples_positions_as_the_library_does() -> None:
     large.load_state_dict({key.removeprefix("visual."): value for key, value in state.items()})
     clip = torch.randn(2, 3, 3, 56, 56)
     backbone = FrozenBackbone(OpenClipViT(small, image_size=(56, 56)), name="x")
-    with torch.no_grad():
+    with frozen_arithmetic(clip):
         expected = large(clip.flatten(0, 1))
     assert torch.equal(backbone.features(clip).flatten(0, 1), expected)
     assert backbone.preprocessing.image_size == (56, 56)
