@@ -110,6 +110,7 @@ def cache_key(
     return CacheKey(
         backbone_hash=backbone.content_hash(),
         tokens_precision=str(backbone.precision).removeprefix("torch."),
+        quantise=getattr(backbone, "quantise", "none"),
         cache_precision=settings.cache.precision,
         image_size=wanted.image_size,
         mean=wanted.mean,

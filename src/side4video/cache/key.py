@@ -21,11 +21,13 @@ class CacheKey:
     `last` is what is kept of the last block beside the taps: retrieval needs it, mostly its class token only.
     `data` identifies the records, `transform` names every step from decoded frames to pixels, `views` counts the draws
     of frames and augmentation of each record (0: the fixed view of validation), `clips_per_view` the clips of each.
-    `seed` is that of the draws, `None` where nothing is drawn. `tokens_precision` is the backbone's own.
+    `seed` is that of the draws, `None` where nothing is drawn. `tokens_precision` is the backbone's own, `quantise` how
+    its weights are packed.
     """
 
     backbone_hash: str
     tokens_precision: str
+    quantise: str
     cache_precision: CachePrecision
     image_size: tuple[int, int]
     mean: tuple[float, float, float]

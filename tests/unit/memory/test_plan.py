@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
-from side4video.errors import InputError
+from side4video.errors import ConfigError, InputError
 from side4video.memory.cards import Card
 from side4video.memory.estimate import StepEstimate
-from side4video.memory.plan import MODES, RESERVED_BYTES, make_plan, parse_bytes
+from side4video.memory.plan import MODES, RESERVED_BYTES, Change, choose, make_plan, parse_bytes
 from side4video.memory.track import Operation
 from side4video.side.network import MemoryMode
 
@@ -16,10 +19,13 @@ MIB = 2**20
 PER_CLIP = {"fast": (300 * MIB, 100), "balanced": (60 * MIB, 110), "lean": (30 * MIB, 110), "smallest": (20 * MIB, 120)}
 
 
-def estimate(memory: MemoryMode, batch_size: int) -> StepEstimate:
+def estimate(memory: MemoryMode, batch_size: int, changes: Mapping[str, Any] | None = None, /) -> StepEstimate:
     num_bytes, flops = PER_CLIP[memory]
+    # frozen weights that are streamed, and a side network of half the width
+    fixed = 100 if changes and "stream" in changes else 500
+    num_bytes //= 2 if changes and "width" in changes else 1
     return StepEstimate(
-        peak_bytes=500 * MIB + num_bytes * batch_size,
+        peak_bytes=fixed * MIB + num_bytes * batch_size,
         by_cause={},
         saved_bytes=0,
         host_bytes=0,
@@ -75,6 +81,62 @@ def test_a_card_gives_budget_and_time() -> None:
     plan = make_plan(estimate, memory="balanced", batch_size=6, card=card)
     assert plan.budget_bytes == 4 * 2**30
     assert plan.seconds_per_step == pytest.approx(6 / 60)
+
+
+CHANGES = (Change({"width": 8}, "another model"), Change({"stream": True}, "same"), Change({"bits": 8}, "approximate"))
+
+
+def changed_plan(budget: int):
+    return make_plan(estimate, memory="balanced", batch_size=32, budget_bytes=budget, changes=CHANGES)
+
+
+def test_changes_of_other_settings_come_by_what_they_do_to_the_result() -> None:
+    # 32 clips want 500 + 20 * 32 + 700 MiB in the smallest mode
+    plan = changed_plan(1500 * MIB)
+    order = [(c.settings, c.kind, c.fits) for c in plan.choices]
+    assert order[0] == ({"memory": "smallest", "data.batch_size": 32, "stream": True}, "same", True)
+    kinds = [kind for _, kind, fits in order if fits]
+    assert kinds == sorted(kinds, key=["same", "approximate", "another model"].index)
+    # of another model, the mode that was asked for does not fit
+    assert ({"memory": "smallest", "data.batch_size": 32, "width": 8}, "another model", False) not in order
+    assert order[-1][2] is False
+    assert next(c for c in plan.choices if c.kind == "another model").fits
+    assert plan.largest_batch is not None
+    assert plan.largest_batch.settings == {"memory": "smallest", "data.batch_size": 32, "stream": True}
+
+
+def test_what_fits_is_not_asked_to_change() -> None:
+    assert {c.kind for c in changed_plan(10**11).choices} == {"same"}
+    assert not any(c.changes for c in changed_plan(10**11).choices)
+
+
+def test_the_cost_of_a_mode_against_fast() -> None:
+    plan = plan_for(None)
+    assert plan.extra_arithmetic("fast") == 0
+    assert plan.extra_arithmetic("smallest") == pytest.approx(0.2)
+    assert plan.extra_seconds("smallest") is None
+
+
+@pytest.mark.parametrize(
+    ("budget_mib", "memory", "batch_size", "tried"),
+    [(11_000, "fast", 32, 0), (3_200, "balanced", 32, 1), (2_200, "lean", 32, 2), (1_850, "smallest", 32, 3),
+     (1_400, "smallest", 10, 4), (1_220, "smallest", 1, 4)],
+)  # fmt: skip
+def test_the_fastest_mode_that_fits_is_chosen_then_a_smaller_batch(
+    budget_mib: int, memory: MemoryMode, batch_size: int, tried: int
+) -> None:
+    choice, before = choose(estimate, batch_size=32, budget_bytes=budget_mib * MIB)
+    assert (choice.memory, choice.batch_size, choice.fits) == (memory, batch_size, True)
+    assert [other.memory for other in before] == list(MODES[:tried])
+    assert not any(other.fits for other in before)
+
+
+def test_when_nothing_fits_the_smallest_need_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"1.00 GiB are too few: the smallest need is 1.19 GiB, for one clip with"):
+        choose(estimate, batch_size=32, budget_bytes=2**30)
+    # a run that goes on keeps its batch
+    with pytest.raises(ConfigError, match="for a batch of 32 with memory=smallest"):
+        choose(estimate, batch_size=32, budget_bytes=1_400 * MIB, may_shrink=False)
 
 
 @pytest.mark.parametrize(
