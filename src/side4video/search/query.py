@@ -22,17 +22,17 @@ from torch import Tensor
 
 from side4video.data.decode import open_video
 from side4video.data.retrieval_sampling import strategy_1
-from side4video.errors import InputError, VideoError
+from side4video.errors import InputError
 from side4video.search.embedding import VideoEmbedder
 from side4video.search.library import Library
 from side4video.search.moments import Moment, merge_windows
-from side4video.search.store import FoundWindow, SearchEffort, VectorQuery, WindowFilter
+from side4video.search.store import VectorQuery, WindowFilter
 from side4video.tasks.retrieval import VideoTextModel
 from side4video.tasks.similarity import sentence_vectors
 
-CANDIDATES = 400
-"""Windows that are looked at exactly, at least."""
-_MOMENT_CANDIDATES = 20  # for each moment that is asked for
+CANDIDATES = 100
+"""Windows that are scored exactly, at least; `benchmarks/search.py` shows what that finds."""
+_MOMENT_CANDIDATES = 10  # for each moment that is asked for
 _BATCH_WINDOWS = 256
 
 
@@ -159,7 +159,8 @@ def video_query(
 def find_moments(library: Library, query: Query, *, top: int, where: Where | None = None) -> list[Moment]:
     """The best `top` moments, best first.
 
-    The store's candidates are scored exactly; when a library has few windows, all of them are.
+    The store's candidates are scored exactly, and more are taken until there are `top` moments; when a library has few
+    windows, all of them are.
 
     Raises:
         InputError: fewer than one moment asked for.
@@ -169,19 +170,15 @@ def find_moments(library: Library, query: Query, *, top: int, where: Where | Non
         raise InputError(f"top must be at least 1; got {top}")
     limit = max(CANDIDATES, _MOMENT_CANDIDATES * top)
     condition = None if where is None else where.for_store(library)
-    found = library.store.search(
-        query.for_store(),
-        limit=limit,
-        where=condition,
-        with_frames=True,
-        effort=SearchEffort(prefetch=limit),
-    )
-    kept: list[FoundWindow] = [window for window in found if library.holds(window.window)]
-    frames = [window.frames_TE for window in kept if window.frames_TE is not None]
-    if len(frames) != len(kept):
-        raise VideoError(library.where, "the store gave windows without their frames")
-    scores = query.scores(frames).tolist()
-    return merge_windows([(w.window, score) for w, score in zip(kept, scores, strict=True)], top)
+    while True:
+        found = library.store.search(query.for_store(), limit=limit, where=condition, with_frames=True)
+        kept = [window for window in found if library.holds(window.window)]
+        frames = [window.frames_TE for window in kept if window.frames_TE is not None]
+        scores = query.scores(frames).tolist()
+        moments = merge_windows([(w.window, score) for w, score in zip(kept, scores, strict=True)], top)
+        if len(moments) == top or len(found) < limit:
+            return moments
+        limit *= 4  # neighbours took the places of other moments
 
 
 def _of_one_length(frames: Sequence[Tensor]) -> Iterator[list[int]]:

@@ -183,6 +183,19 @@ def test_pictures_and_clips_as_examples(text_model: VideoTextModel, tmp_path: Pa
         video_query(embedder, clip, start_seconds=50)
 
 
+def test_more_candidates_are_taken_until_there_are_enough_moments(
+    library: Library, text_model: VideoTextModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("side4video.search.query.CANDIDATES", 2)
+    monkeypatch.setattr("side4video.search.query._MOMENT_CANDIDATES", 1)
+    same_TE = vectors(3, 2, text_model.embed_dim)
+    windows = [EmbeddedWindow(float(n), 60.0, 2.0, (0, 1, 2, 3), same_TE) for n in range(WINDOWS)]
+    library.add("/footage/long.mp4", "long", FileState(1, 1), windows)
+    query = ExampleQuery(same_TE)
+    assert len({found.window.path for found in library.store.search(query.for_store(), limit=3)}) < 3
+    assert len(find_moments(library, query, top=3)) == 3
+
+
 def test_fewer_than_one_moment(library: Library, text_model: VideoTextModel) -> None:
     with pytest.raises(InputError, match="top must be at least 1; got 0"):
         find_moments(library, ExampleQuery(vectors(3, 2, text_model.embed_dim)), top=0)
