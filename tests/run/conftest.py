@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from run.retrieval_runs import write_retrieval_run
 from run.small_runs import CLASSES, TRAIN_CLIPS, VAL_CLIPS, draw_clip, settings
 from side4video.cli.main import main
 
@@ -35,3 +36,19 @@ def trained(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_copy(trained: Path, tmp_path: Path) -> Path:
     """A run that a test may change."""
     return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def retrieval_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained retrieval run. Not for changing."""
+    return write_retrieval_run(tmp_path_factory.mktemp("runs") / "retrieval")
+
+
+@pytest.fixture(scope="session")
+def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six videos of 1 to 6 seconds in two folders, to be indexed. Not for changing."""
+    folder = tmp_path_factory.mktemp("footage")
+    for number in range(6):
+        path = folder / ("day" if number % 2 else "night") / f"{number}.mp4"
+        draw_clip(path, CLASSES[number % 3], seed=number, num_frames=10 * (number + 1))
+    return folder
