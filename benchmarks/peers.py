@@ -19,6 +19,7 @@ import shlex
 import sys
 import time
 from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from peers.measure import materialise, measure
 from peers.plot import draw
 from peers.report import write_docs
 from peers.results import Results, Row, key
-from peers.simulate import frozen_flops, simulate
+from peers.simulate import frozen_flops, simulate, simulate_deep
 from side4video.memory.estimate import estimate_step
 from side4video.training.provenance import hardware, source_commit
 from side4video.version import __version__
@@ -112,18 +113,18 @@ def simulate_cell(
     size: Size, batch_size: int, num_frames: int, entry: Entry, *, image_size: tuple[int, int] = IMAGE_SIZE
 ) -> Row:
     """One row."""
-    with torch.device("meta"):
-        trunk = frozen_trunk(size.backbone)
-        model = entry.build(size.backbone, "bf16", CLASSES)
     shape: dict[str, Any] = {"num_frames": num_frames, "image_size": image_size}
-    one_by_one = entry.way == ONE_CLIP
+    one_by_one, blocks = entry.way == ONE_CLIP, None
+    # clip by clip: from the second clip on there are gradients to add to
+    batch = (
+        {"batch_size": 1, "parts": 2} if one_by_one else {"batch_size": batch_size, "offload": entry.way == OFFLOADED}
+    )
     if entry.memory is not None:
-        found: Any = estimate_step(model, batch_size=batch_size, **shape)  # pyright: ignore[reportArgumentType]
-    elif one_by_one:
-        # from the second clip on there are gradients to add to
-        found = simulate(model, batch_size=1, parts=2, **shape)
+        found: Any = estimate_step(_build(size, entry), batch_size=batch_size, **shape)  # pyright: ignore[reportArgumentType]
+    elif size.depth is not None:
+        found, blocks = simulate_deep(partial(_build, size, entry), size.depth, **batch, **shape)
     else:
-        found = simulate(model, batch_size=batch_size, offload=entry.way == OFFLOADED, **shape)
+        found = simulate(_build(size, entry), **batch, **shape)
     times = batch_size if one_by_one else 1
     return {
         **_head(size, batch_size, num_frames, entry),
@@ -132,10 +133,27 @@ def simulate_cell(
         "host_bytes": found.host_bytes,
         "flops_forward": times * found.flops_forward,
         "flops_step": times * found.flops_step,
-        "frozen_flops": frozen_flops(trunk, num_images=batch_size * num_frames, image_size=image_size),
+        "frozen_flops": _frozen_flops(size, batch_size * num_frames, image_size),
         "trainable_parameters": found.trainable_parameters,
         "by_cause": {cause: value for cause, value in found.by_cause.items() if value},
+        "blocks": blocks,
     }
+
+
+def _build(size: Size, entry: Entry, depth: int | None = None) -> torch.nn.Module:
+    """The model on the meta device, its image model with so many blocks if given."""
+    with torch.device("meta"):
+        if depth is None:
+            return entry.build(size.backbone, "bf16", CLASSES)
+        name = size.backbone.removeprefix("timm:")
+        return entry.build(timm.create_model(name, depth=depth, num_classes=0), "bf16", CLASSES)
+
+
+@cache
+def _frozen_flops(size: Size, num_images: int, image_size: tuple[int, int]) -> int:
+    with torch.device("meta"):
+        trunk = frozen_trunk(size.backbone)
+    return frozen_flops(trunk, num_images=num_images, image_size=image_size)
 
 
 def measure_cpu(results: Results, run: dict[str, Any]) -> None:

@@ -38,19 +38,23 @@ Build = Callable[[str | nn.Module, str, int], nn.Module]
 
 @dataclass(frozen=True)
 class Size:
-    """An image model with the batches it is measured at, and the widths and taps of the side network beside it."""
+    """An image model with the batches it is measured at, and the widths and taps of the side network beside it.
+
+    `depth` is set where models of few blocks are simulated in its place.
+    """
 
     label: str
     backbone: str
     batch_sizes: tuple[int, ...]
     full: tuple[int, str]
     light: tuple[int, str] | None
+    depth: int | None = None
 
 
 SIZES = (
     Size("ViT-B/16", "timm:vit_base_patch16_clip_quickgelu_224", (32,), (320, "all"), (192, "every_second")),
     Size("ViT-L/14", "timm:vit_large_patch14_clip_quickgelu_224", (16,), (512, "all"), (320, "every_second")),
-    Size("ViT-E/14", "timm:eva02_enormous_patch14_clip_224", (1, 4, 8), (576, "every_second"), None),
+    Size("ViT-E/14", "timm:eva02_enormous_patch14_clip_224", (1, 4, 8), (576, "every_second"), None, depth=64),
 )
 FRAMES = (8, 16, 32)
 

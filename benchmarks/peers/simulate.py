@@ -6,7 +6,7 @@ tensors; AdamW with two values a trained weight; bfloat16 arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,11 @@ from torch.nn.functional import cross_entropy
 
 from side4video.backbones.timm_vit import TimmViT
 from side4video.memory.track import Operation, StorageTracker
+from side4video.side.norms import simulated_gpu
 
 CAUSES = ("frozen weights", "trained weights", "gradients", "optimiser", "pixels", "saved", "working")
+# even, so that a tap after every second block finds the last one
+FEW_BLOCKS = (2, 4, 6)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def simulate(
     FLOPs are those of one part. With `offload`, what is kept for the backward pass waits in another memory.
     """
     tracker = StorageTracker()
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), simulated_gpu():
         give_sizes(model.train())
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
@@ -97,6 +100,28 @@ def simulate(
         flops_step=_flops(tracker.operations[start:end]),
         trainable_parameters=sum(parameter.numel() for parameter in trained),
     )
+
+
+def simulate_deep(build: Callable[[int], nn.Module], depth: int, **shape: Any) -> tuple[Figures, tuple[int, ...]]:
+    """`simulate` of a model of many equal blocks, from models of few: every figure is a straight line in their number.
+
+    `build` makes a model of so many blocks. Where three points are not on a line, the whole model is run. Also gives
+    the numbers of blocks that were run.
+    """
+    few = [simulate(build(number), **shape) for number in FEW_BLOCKS]
+    first, second, third = (_numbers(figures) for figures in few)
+    straight = all(third[name] - second[name] == second[name] - first[name] for name in first)
+    if not straight:
+        return simulate(build(depth), **shape), (depth,)
+    steps = (depth - FEW_BLOCKS[0]) // (FEW_BLOCKS[1] - FEW_BLOCKS[0])
+    found = {name: first[name] + steps * (second[name] - first[name]) for name in first}
+    causes = {cause: found.pop(cause) for cause in CAUSES}
+    return Figures(by_cause=causes, **found), FEW_BLOCKS
+
+
+def _numbers(figures: Figures) -> dict[str, int]:
+    """All figures by name."""
+    return {**{name: value for name, value in vars(figures).items() if name != "by_cause"}, **figures.by_cause}
 
 
 def frozen_flops(trunk: TimmViT, *, num_images: int, image_size: tuple[int, int], num_blocks: int | None = None) -> int:
