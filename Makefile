@@ -44,6 +44,8 @@ $(BIN)/.installed-bench: $(BIN)/.installed
 bench: $(BIN)/.installed-bench  ## measure decoding and training speed; results in benchmarks/results/
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/floor.py
 
 smoke: $(BIN)/.installed  ## real photographs, real weights: needs downloads; PHOTOS=DIR for photographs of your own
 	$(BIN)/python scripts/fetch_smoke_inputs.py --into .smoke $(if $(PHOTOS),--weights-only)
