@@ -38,6 +38,7 @@ from side4video.search.layout import (
     meets_nothing,
     payload_window,
     read_folder,
+    read_vectors,
     split_frames,
     window_payload,
 )
@@ -308,5 +309,5 @@ def _found(record: edge.Record | edge.ScoredPoint, *, with_frames: bool, score: 
     frames_TE: Tensor | None = None
     if with_frames:
         vectors = cast("dict[str, Any]", record.vector)
-        frames_TE = join_frames(torch.tensor(vectors[FRAMES], dtype=torch.float32), norms_T)
+        frames_TE = join_frames(read_vectors(vectors[FRAMES]), norms_T)
     return FoundWindow(window, score, frames_TE)

@@ -39,6 +39,7 @@ from side4video.search.layout import (
     meets_nothing,
     parse_meta,
     payload_window,
+    read_vectors,
     split_frames,
     window_payload,
 )
@@ -354,5 +355,5 @@ def _found(record: models.Record | models.ScoredPoint, *, with_frames: bool, sco
     frames_TE: Tensor | None = None
     if with_frames:
         vectors = cast("dict[str, Any]", record.vector)
-        frames_TE = join_frames(torch.tensor(vectors[FRAMES], dtype=torch.float32), norms_T)
+        frames_TE = join_frames(read_vectors(vectors[FRAMES]), norms_T)
     return FoundWindow(window, score, frames_TE)
