@@ -84,14 +84,25 @@ def build_backbone(settings: RunSettings, *, device: torch.device | str | None =
     wanted = settings.backbone
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.train.seed)
-        return create_backbone(
+        backbone = create_backbone(
             wanted.name,
             weights=wanted.weights,
             pretrained=wanted.pretrained,
             image_size=wanted.image_size,
             precision=wanted.precision,
+            quantise=wanted.quantise,
+            stream_weights=streams_weights(settings, settings.memory),
             device=device,
         )
+    if wanted.compile:
+        backbone.compile_blocks()
+    return backbone
+
+
+def streams_weights(settings: RunSettings, memory: MemoryMode) -> bool:
+    """Whether frozen blocks wait in host memory: as set, else in the smallest mode."""
+    wanted = settings.backbone.stream_weights
+    return memory == "smallest" if wanted is None else wanted
 
 
 def build_spec(settings: SideSettings, backbone: FrozenBackbone, *, retrieval: bool = False) -> SideSpec:
@@ -329,7 +340,12 @@ def estimate_run(settings: RunSettings, num_classes: int) -> Callable[[MemoryMod
     def estimate(memory: MemoryMode, batch_size: int) -> StepEstimate:
         with torch.device("meta"):
             backbone = create_backbone(
-                wanted.name, image_size=wanted.image_size, precision=wanted.precision, device="meta"
+                wanted.name,
+                image_size=wanted.image_size,
+                precision=wanted.precision,
+                quantise=wanted.quantise,
+                stream_weights=streams_weights(settings, memory),
+                device="meta",
             )
             spec = build_spec(settings.side, backbone)
             model = VideoClassifier(backbone, num_classes, side=spec, memory=memory, frame_slice=wanted.frame_slice)

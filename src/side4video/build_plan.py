@@ -15,7 +15,7 @@ from side4video.backbones.base import FrozenBackbone
 from side4video.backbones.catalog import TINY
 from side4video.backbones.create import create_backbone
 from side4video.backbones.create_text import create_text_tower
-from side4video.build import build_spec, estimate_run
+from side4video.build import build_spec, estimate_run, streams_weights
 from side4video.build_recognition import build_manifests
 from side4video.build_retrieval import build_caption_sets
 from side4video.cache.key import ClipBytes, clip_bytes
@@ -96,17 +96,21 @@ def saving_changes(settings: RunSettings) -> list[Change]:
     return found
 
 
-def plan_backbone(settings: RunSettings) -> FrozenBackbone:
-    """The backbone as shapes without weights.
+def plan_backbone(settings: RunSettings, memory: MemoryMode | None = None) -> FrozenBackbone:
+    """The backbone as shapes without weights, in another memory mode than the settings' if one is given.
 
     Raises:
         BackboneError: unknown, or without patch tokens.
     """
     wanted = settings.backbone
-    rest = {name: getattr(wanted, name) for name in ("quantise", "stream_weights") if hasattr(wanted, name)}
     with torch.device("meta"):
         return create_backbone(
-            wanted.name, image_size=wanted.image_size, precision=wanted.precision, device="meta", **rest
+            wanted.name,
+            image_size=wanted.image_size,
+            precision=wanted.precision,
+            quantise=wanted.quantise,
+            stream_weights=streams_weights(settings, settings.memory if memory is None else memory),
+            device="meta",
         )
 
 
@@ -158,7 +162,7 @@ def count_items(settings: RunSettings) -> int:
 
 def _estimate_retrieval(settings: RunSettings, memory: MemoryMode, batch_size: int) -> StepEstimate:
     wanted = settings.retrieval
-    backbone = plan_backbone(settings)
+    backbone = plan_backbone(settings, memory)
     # the small one reads its scale from its weights
     text = create_text_tower(TINY, pretrained=False).to("meta") if backbone.name == TINY else None
     with torch.device("meta"):

@@ -34,6 +34,13 @@ class BackboneSettings(Settings):
     """Precision of the frozen weights. auto: the checkpoint's own on a GPU, bf16 on CPUs with bf16 units, else fp32."""
     frame_slice: int | None = Field(default=None, ge=1)
     """Run each frozen block over this many frames at a time: less working memory, same numbers."""
+    quantise: Literal["none", "int8", "fp8", "int4"] = "none"
+    """Keep the matrices of the frozen blocks in fewer bits: less memory, approximate."""
+    stream_weights: bool | None = None
+    """Keep the frozen blocks in host memory and bring each to the GPU when its turn comes: less memory, same numbers.
+    Default: with memory=smallest."""
+    compile: bool = False
+    """torch.compile the frozen blocks."""
 
 
 class SideSettings(Settings):

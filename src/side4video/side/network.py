@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
@@ -148,6 +148,15 @@ class SideNetwork(nn.Module):
             stream = self._stage(layout, index, how, stream, tokens_BTAD, position_QS)
             yield stream
 
+    def compile_blocks(self, **options: Any) -> None:
+        """Let torch.compile make programs of the side blocks; `options` are its.
+
+        A block is one program where it is run whole, and one for each part where it is run part by part.
+        """
+        for block in self.blocks:
+            assert isinstance(block, SideBlock)
+            block.compile_parts(**options)
+
     def _how(self) -> _How:
         """What the memory mode makes of a stage; without gradients there is nothing to keep or to run again."""
         sliced = Sliced(frames=self.slice_frames)
@@ -164,7 +173,9 @@ class SideNetwork(nn.Module):
             return keep(partial(apply_norm, norm), (norm,), x_BTNS)
 
         def block(module: SideBlock, side_BTMS: Tensor, class_BTS: Tensor, position_QS: Tensor) -> Tensor:
-            first, second = partial(module, runs=runs), partial(module.for_gradient, runs=again)
+            # called as a module, a compiled block is one program; in slices its parts are
+            whole = module if runs is PLAIN else module.forward
+            first, second = partial(whole, runs=runs), partial(module.for_gradient, runs=again)
             return keep(first, (module,), side_BTMS, class_BTS, position_QS, again=second)
 
         return _How(Sliced(store=store, frames=self.slice_frames), sliced, stem_norm, block)

@@ -71,8 +71,7 @@ class TrainingLoop:
         self.task = make_task(settings, model, runtime, batches_per_epoch=data.batches_per_epoch)
         self.optimizer = self.task.wrapped_optimizer
         if settings.train.compile:
-            for block in model.side.blocks:
-                block.compile()
+            model.side.compile_blocks()
         ema = MovingAverage(model.trainable_state(), self.optim.ema) if self.optim.ema else None
         broken = BrokenLog(data.num_train, settings.data.broken_tolerance)
         self.trainee = Trainee(self.task, ema, broken, Progression())
