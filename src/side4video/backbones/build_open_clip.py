@@ -6,6 +6,7 @@ OpenAI's weights give other numbers.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import nn
 
 from side4video.backbones.base import content_hash
 from side4video.backbones.hub import downloading
+from side4video.backbones.mapped import own_weights, without_values
 from side4video.backbones.open_clip_vit import OpenClipViT, open_clip_preprocessing
 from side4video.backbones.timm_vit import WHAT_WORKS, TimmViT
 from side4video.backbones.weights import State, load_whole, read_weights, timm_state, tower_part
@@ -50,11 +52,12 @@ def build_open_clip(
     record = _record(architecture, tag, needed=pretrained and weights is None, label=label)
     with torch.device("meta"):
         tower_trunk(open_clip_tower(config, record), label=label)
-    tower = open_clip_tower(config, record)
     path = weights
     if weights is None and pretrained:
         with downloading(label, url="" if record.get("hf_hub") else record.get("url", "")):
             path = download_pretrained(record)
+    with nullcontext() if path is None else without_values():
+        tower = open_clip_tower(config, record)
     if path is not None:
         load_whole(tower, _fitted(read_weights(path), tower), path=path, name=label)
     weights_hash = None
@@ -62,7 +65,7 @@ def build_open_clip(
     if isinstance(tower, TimmModel) and image_size not in (None, trunk.native_size):
         if not hasattr(tower.trunk, "set_input_size"):
             raise BackboneError(f"backbone {label!r} takes {trunk.native_size} only, got image_size={image_size}")
-        weights_hash = content_hash(trunk)
+        weights_hash = own_weights(trunk) or content_hash(trunk)
         tower.set_input_size(image_size)
     return tower_trunk(tower, image_size=image_size, label=label), weights_hash
 
@@ -128,9 +131,11 @@ def _record(architecture: str, tag: str, *, needed: bool, label: str) -> dict[st
 def _fitted(state: State, tower: nn.Module) -> State:
     state = tower_part(state, tower=tower)
     if isinstance(tower, TimmModel):
-        head = {key: value for key, value in state.items() if key.startswith("head.")}
+        whole_tower = any(key.startswith("trunk.") for key in state)
+        head = {key: value for key, value in state.items() if key.startswith("head.")} if whole_tower else {}
         trunk = timm_state(state, tower.trunk)
-        return head | {f"trunk.{key}": value for key, value in trunk.items() if not key.startswith("head.")}
+        # beside a trunk, `head.` is the tower's; inside one (EVA02-CLIP-E), it is the trunk's own
+        return head | {f"trunk.{key}": value for key, value in trunk.items()}
     whole = {f"visual.{key}": value for key, value in state.items()}
     resize_pos_embed(whole, SimpleNamespace(visual=tower))
     return {key.removeprefix("visual."): value for key, value in whole.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import timm
@@ -10,6 +11,7 @@ from timm.models import get_pretrained_cfg, is_model
 
 from side4video.backbones.base import content_hash
 from side4video.backbones.hub import downloading
+from side4video.backbones.mapped import own_weights, without_values
 from side4video.backbones.timm_vit import TimmViT, require_family
 from side4video.backbones.weights import load_whole, read_weights, timm_state
 from side4video.errors import BackboneError, nearest_names
@@ -36,7 +38,8 @@ def build_timm(
     options = _size_options(probe, any_size=family.any_size, image_size=image_size)
     resample = image_size is not None and not options and not family.any_size
     if weights is not None or not pretrained:
-        model: Any = timm.create_model(name, pretrained=False, num_classes=0, **options)
+        with nullcontext() if weights is None else without_values():
+            model: Any = timm.create_model(name, pretrained=False, num_classes=0, **options)
         if weights is not None:
             load_whole(model, timm_state(read_weights(weights), model), path=weights, name=label)
     else:
@@ -47,7 +50,8 @@ def build_timm(
     weights_hash = None
     if resample:
         # what a run remembers is the checkpoint, not one machine's rounding of its resampled positions
-        weights_hash = content_hash(TimmViT(model))
+        trunk = TimmViT(model)
+        weights_hash = own_weights(trunk) or content_hash(trunk)
         model.set_input_size(img_size=image_size)
     return TimmViT(model, image_size=image_size), weights_hash
 

@@ -15,6 +15,7 @@ from side4video.backbones.base import FrozenBackbone, ImageTrunk
 from side4video.backbones.build_open_clip import build_open_clip, tower_trunk
 from side4video.backbones.build_timm import build_timm
 from side4video.backbones.catalog import AUTO, TINY, suggest
+from side4video.backbones.mapped import own_weights
 from side4video.backbones.open_clip_vit import OpenClipViT
 from side4video.backbones.precision import resolve_precision
 from side4video.backbones.quantised import Quantisation
@@ -65,9 +66,9 @@ def create_backbone(
     if target.type == "meta":
         return _without_weights(name_or_module, size=size, precision=precision, rest=rest)
     name, trunk, weights_hash = _named(name_or_module, weights=weights, pretrained=pretrained, size=size)
-    backbone = FrozenBackbone(
-        trunk, name=name, precision=resolve_precision(precision, trunk, target), weights_hash=weights_hash, **rest
-    )
+    kept = resolve_precision(precision, trunk, target)
+    mapped_hash = own_weights(trunk, kept)
+    backbone = FrozenBackbone(trunk, name=name, precision=kept, weights_hash=weights_hash or mapped_hash, **rest)
     return backbone.to(target)
 
 

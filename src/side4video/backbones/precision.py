@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from side4video.backbones.mapped import FileMemory, fits_exactly
 from side4video.errors import BackboneError
 
 NAMED = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -32,8 +33,9 @@ def checkpoint_precision(weights: nn.Module) -> torch.dtype:
     fp16 too, but not the other way round, so bf16 is asked first.
     """
     matrices = [p.detach() for p in weights.parameters() if p.ndim >= 2 and p.is_floating_point()]
+    files = FileMemory()
     for precision in (torch.bfloat16, torch.float16):
-        if matrices and all(torch.equal(p.to(precision).to(p.dtype), p) for p in matrices):
+        if matrices and all(fits_exactly(p, precision, files) for p in matrices):
             return precision
     return torch.float32
 

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from side4video.backbones.mapped import load_mapped
 from side4video.errors import CheckpointError
 
 _log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _PREFIXES = ("module.", "model.", "backbone.")
 
 
 def read_weights(path: str | Path) -> State:
-    """All tensors of a weights file, without the wrappers around them, on the CPU.
+    """All tensors of a weights file, without the wrappers around them, on the CPU; most are read when they are used.
 
     Raises:
         CheckpointError: when there is no such file, or it cannot be read safely, or it holds no tensors.
@@ -38,11 +38,7 @@ def read_weights(path: str | Path) -> State:
     if not path.is_file():
         raise CheckpointError(f"weights: no such file: {path}")
     try:
-        found: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        found: Any = load_file(path) if path.suffix == ".safetensors" else load_mapped(path)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
@@ -86,6 +82,8 @@ def timm_state(state: State, model: nn.Module) -> State:
 def load_whole(model: nn.Module, state: State, *, path: str | Path, name: str) -> None:
     """Load what the model needs; what else the file has (a classifier, a text tower) is named in the log.
 
+    A model built `without_values` takes the file's own tensors, in their precision: see `own_weights`.
+
     Raises:
         CheckpointError: when an entry is missing or has another shape.
     """
@@ -106,7 +104,8 @@ def load_whole(model: nn.Module, state: State, *, path: str | Path, name: str) -
     extra = [key for key in state if key not in own]
     if extra:
         _log.info("weights: %d tensors of %s are not part of the image model: %s", len(extra), path, _some(extra))
-    model.load_state_dict({key: state[key] for key in own})
+    empty = any(parameter.is_meta for parameter in model.parameters())
+    model.load_state_dict({key: state[key] for key in own}, assign=empty)
 
 
 def _tensors(found: Any) -> State:
