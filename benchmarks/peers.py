@@ -34,6 +34,7 @@ from peers.catalog import (
     UNFUSED,
     Entry,
     Size,
+    cells,
     entries,
     frozen_trunk,
 )
@@ -80,18 +81,9 @@ def main() -> None:
 
 def simulate_all(results: Results, run: dict[str, Any], options: argparse.Namespace) -> None:
     """Every cell that the options leave, on tensors without numbers."""
-    cells = [
-        (size, batch_size, num_frames, entry)
-        for size in SIZES
-        for batch_size in size.batch_sizes
-        for num_frames in FRAMES
-        for entry in entries(size)
-        # one clip at a time is the same at every batch size
-        if entry.way != ONE_CLIP or batch_size == size.batch_sizes[-1]
-    ]
     wanted = [
         cell
-        for cell in cells
+        for cell in cells()
         if (not options.size or cell[0].label.lower() == options.size.lower())
         and (not options.batch_size or cell[1] == options.batch_size)
         and (not options.frames or cell[2] == options.frames)

@@ -99,6 +99,19 @@ def entries(size: Size) -> list[Entry]:
     return found
 
 
+def cells() -> list[tuple[Size, int, int, Entry]]:
+    """Everything that is simulated: image model, batch size, frames, entry."""
+    return [
+        (size, batch_size, num_frames, entry)
+        for num_frames in FRAMES
+        for size in SIZES
+        for batch_size in size.batch_sizes
+        for entry in entries(size)
+        # one clip at a time is the same at every batch size
+        if entry.way != ONE_CLIP or batch_size == size.batch_sizes[-1]
+    ]
+
+
 def _full(name: str | nn.Module, precision: str, classes: int, *, checkpointed: bool) -> nn.Module:  # noqa: ARG001
     return full_fine_tuning(trained_trunk(name), classes, checkpointed=checkpointed)
 

@@ -21,6 +21,7 @@ from peers.catalog import (
     SIZES,
     SLICES,
     Size,
+    cells,
 )
 from peers.predictions import LARGE, PREDICTIONS, SMALL
 from peers.results import Results, Row
@@ -59,7 +60,7 @@ def markers(name: str) -> tuple[str, str]:
 
 def tables(results: Results) -> str:
     """All tables, as Markdown."""
-    parts: list[str] = []
+    parts = _missing(results)
     for size in SIZES:
         batch_size = size.batch_sizes[-1]
         parts += [
@@ -75,6 +76,18 @@ def tables(results: Results) -> str:
     parts += ["### Measured on a graphics card", _gpu(results)]
     parts += ["### Where the numbers come from", _sources(results)]
     return "\n\n".join(parts)
+
+
+def _missing(results: Results) -> list[str]:
+    """A line where rows are lacking."""
+    wanted = {(size.label, batch, frames, entry.method, entry.way) for size, batch, frames, entry in cells()}
+    there = len(wanted & results.rows["simulated"].keys())
+    if there == len(wanted):
+        return []
+    return [
+        f"{there} of {len(wanted)} simulated rows are there; where a cell is empty though the method has it, it has "
+        "not been run yet. `python benchmarks/peers.py --missing` adds the rest."
+    ]
 
 
 def floor_table(stored: dict[str, Any]) -> str:
@@ -141,8 +154,8 @@ def _front(results: Results, size: Size) -> str:
     adapting = [row for row in rows if row["method"] not in PROBES]
     whole = [row for row in adapting if row["way"] != ONE_CLIP]
     return (
-        "Methods that adapt the features, the batch seen at once, that no other beats in both memory and arithmetic: "
-        f"{_listed(_pareto(whole))}. Clip by clip too: {_listed(_pareto(adapting))}."
+        "Of the methods that adapt the features, no other needs both less memory and less arithmetic than these. "
+        f"Seeing the batch at once: {_listed(_pareto(whole))}. With clip by clip allowed: {_listed(_pareto(adapting))}."
     )
 
 
