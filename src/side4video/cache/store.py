@@ -122,7 +122,8 @@ class CacheFolder:
         entries: dict[str, Any] = {}
         for number, item in items.items():
             if isinstance(item, BrokenItem):
-                entries[str(number)] = {"path": item.path, "broken": item.reason}
+                size = _file_size(item.path)
+                entries[str(number)] = {"path": item.path, "broken": item.reason, "video_bytes": size}
                 continue
             tensors |= {f"{number:09d}.{name}": tensor for name, tensor in item.tensors.items()}
             entries[str(number)] = {
@@ -244,13 +245,14 @@ class CacheReader:
         return self._shards[shard]
 
     def _check_videos(self) -> None:
-        """A video that was replaced would be trained on as it was."""
+        """A video that was replaced would be trained on as it was, and one that was mended would stay broken."""
         for entry in self._entries[: self.folder.key.num_records]:
-            size, now = entry.get("video_bytes"), _file_size(entry["path"])
-            if size is not None and now is not None and size != now:
+            size, now = entry["video_bytes"], _file_size(entry["path"])
+            if now is not None and size != now and (size is not None or "broken" in entry):
+                had = "was not there" if size is None else f"had {size}"
                 raise ConfigError(
                     f"cache.dir: {self.folder.path} was made for something else: {entry['path']} has {now} bytes and "
-                    f"had {size}. Delete the cache, or choose another folder"
+                    f"{had}. Delete the cache, or choose another folder"
                 )
 
 

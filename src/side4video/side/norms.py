@@ -28,8 +28,9 @@ def apply_norm(norm: nn.Module, x_BTMS: Tensor) -> Tensor:
     """Normalise the channels of tokens: batch norm's statistics run over everything but the channels."""
     if isinstance(norm, nn.LayerNorm):
         return layer_norm(norm, x_BTMS)
-    if type(norm) is nn.BatchNorm1d and x_BTMS.device.type == "cpu" and not _simulated:
-        # torch's CPU kernel for rows of channels sums naively in float32, twenty times the error of this one
+    if type(norm) is nn.BatchNorm1d and x_BTMS.dtype == torch.float32 and runs_on_cpu(x_BTMS):
+        # torch's CPU kernel for rows of channels sums naively in float32: a fifth of the time of this one, and twenty
+        # times the error, which is nothing beside the rounding of 16-bit tokens
         x_ISM = x_BTMS.flatten(0, 1).transpose(1, 2)
         return norm(x_ISM).transpose(1, 2).unflatten(0, x_BTMS.shape[:2])
     return norm(x_BTMS.flatten(0, -2)).view(x_BTMS.shape)
@@ -40,6 +41,11 @@ def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
     with own_precision(x):
         return F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
+
+
+def runs_on_cpu(x: Tensor) -> bool:
+    """Whether the CPU's kernels compute on this tensor, and not those of a GPU that it stands for."""
+    return x.device.type == "cpu" and not _simulated
 
 
 def own_precision(like: Tensor) -> AbstractContextManager[object]:
