@@ -181,6 +181,12 @@ def test_official_to_run_to_official_loses_nothing(
             assert torch.equal(*found)
     assert convert(moved, back, "--to", "official") == 0
     assert same(load_file(back), state)
+    # and the run from that file is the same run
+    assert convert(back, tmp_path / "again", "--keep-backbone", *heads) == 0
+    for name in ("side.safetensors", "backbone.safetensors", "backbone.json", "classes.json", "preprocessing.json"):
+        assert (moved / name).exists() == (task == "recognition" or name != "classes.json")
+        if (moved / name).exists():
+            assert (moved / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
 @pytest.mark.parametrize("dialect", ["recognition-clip", "retrieval-clip"])
@@ -249,9 +255,8 @@ def test_frozen_weights_rounded_to_half_are_the_same_backbone(
     official = tmp_path / "official.safetensors"
     assert convert(trained, official, "--to", "official") == 0
     state = load_file(official)
-    halved = {
-        k: v.half() if v.is_floating_point() and "side" not in k and "fc" not in k else v for k, v in state.items()
-    }
+    frozen = [key for key in state if "side" not in key and not key.startswith("fc.")]
+    halved = {key: value.half() if key in frozen else value for key, value in state.items()}
     save_file(halved, tmp_path / "half.safetensors")
     words = ["--backbone", "tiny-clip", "backbone.pretrained=false"]
     capsys.readouterr()

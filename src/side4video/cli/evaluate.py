@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from side4video.cli.parser import CommandParser
     from side4video.config.schema import RunSettings
 
-USAGE = "RUN [options] [KEY=VALUE ...]"
+USAGE = "RUN [options] [KEY=VALUE ...]   or   --zero-shot BACKBONE DATA [options]"
 EXAMPLES = """  side4video evaluate runs/mine
   side4video evaluate runs/mine --views 4x3
   side4video evaluate runs/mine --data test.csv --scores scores.parquet --json
   side4video evaluate runs/mine --shuffle-frames
-  side4video evaluate runs/search --data captions.csv"""
+  side4video evaluate runs/search --data captions.csv
+  side4video evaluate --zero-shot open_clip:ViT-B-16/openai clips/val --views 4x1"""
 
 SHORT_FLAGS = {
     "--num-frames": "data.num_frames",
@@ -48,13 +49,29 @@ CHANGEABLE = frozenset(
         "retrieval.test_frames",
     }
 )
+# of a run these are what it was trained with
+ZERO_SHOT_ONLY = frozenset(
+    {
+        "head.templates",
+        "data.classes",
+        "backbone.weights",
+        "backbone.pretrained",
+        "backbone.image_size",
+        "backbone.precision",
+    }
+)
 _SHOWN_CLASSES = 30
 _SHOWN_BROKEN = 20
 
 
 def add_arguments(parser: CommandParser) -> None:
     """The options of this command."""
-    parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    parser.add_argument("run", metavar="RUN", help="the folder of a run; with --zero-shot the clips")
+    parser.add_option(
+        "--zero-shot",
+        metavar="BACKBONE",
+        help="no run: the backbone's own text tower names the classes, from prompts (head.templates), without training",
+    )
     parser.add_option("--data", metavar="SOURCE", help="other clips: a folder of class folders, or a list file")
     parser.add_option(
         "--views",
@@ -68,7 +85,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_option("--scores", metavar="FILE", help=".csv or .parquet. Default: RUN/evaluation/scores.csv.")
     parser.add_option("--report", metavar="FILE", help=".html. Default: RUN/evaluation/report.html.")
     parser.add_common()
-    parser.add_settings(SHORT_FLAGS, only=CHANGEABLE)
+    parser.add_settings(SHORT_FLAGS, only=CHANGEABLE | ZERO_SHOT_ONLY)
 
 
 def run(options: argparse.Namespace) -> Outcome:
@@ -84,6 +101,11 @@ def run(options: argparse.Namespace) -> Outcome:
         raise ConfigError(f"--split: must be val or train; got '{options.split}'")
     if options.data is not None and not Path(options.data).exists():
         raise DataError(f"--data: no such file or folder: '{options.data}'")
+    if options.zero_shot is not None:
+        return _zero_shot(options)
+    foreign = sorted(set(options.overrides) & ZERO_SHOT_ONLY)
+    if foreign:
+        raise ConfigError(f"{foreign[0]}: belongs to --zero-shot; a run is evaluated with what it was trained with")
     folder = Path(options.run)
     check_run(folder)
     # where it was trained says nothing about where it is evaluated
@@ -130,6 +152,41 @@ def run(options: argparse.Namespace) -> Outcome:
     note(f"scores: {scores}")
     value = _as_json(result) | {"report": str(report), "scores": str(scores)}
     return Outcome(WRONG_DATA if result.broken else DONE, value)
+
+
+def _zero_shot(options: argparse.Namespace) -> Outcome:
+    given = [name for name, unset in (("data", None), ("split", "val")) if getattr(options, name) != unset]
+    if given:
+        raise ConfigError(f"--{given[0]}: has no meaning with --zero-shot; the clips are named instead of a run")
+    if not Path(options.run).exists():
+        raise DataError(f"no such file or folder: '{options.run}'")
+    settings = load_settings(None, {**parse_overrides(options.overrides), "backbone.name": options.zero_shot})
+    report, scores = (None if path is None else Path(path) for path in (options.report, options.scores))
+    if report is not None and report.suffix.lower() not in {".html", ".htm"}:
+        raise ConfigError(f"--report: must end in .html; got '{report}'")
+
+    from side4video.cli.evaluation import write_outputs
+    from side4video.cli.scores import check_scores_path
+    from side4video.cli.zero_shot_evaluation import evaluate_zero_shot
+
+    if scores is not None:
+        check_scores_path(scores)
+    result = evaluate_zero_shot(
+        settings, options.run, views=parse_views(options.views), shuffle_frames=options.shuffle_frames
+    )
+    if result is None:
+        return Outcome(DONE)  # one of several processes; the first one tells
+    for path in (report, scores):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    write_outputs(result, report=report, scores=scores)
+    for clip in result.broken[:_SHOWN_BROKEN]:
+        note(f"could not be read: {clip.path}: {clip.reason}")
+    if not options.json:
+        _show(result)
+    return Outcome(
+        WRONG_DATA if result.broken else DONE, _as_json(result) | {"zero_shot": result.settings.backbone.name}
+    )
 
 
 def _retrieval(options: argparse.Namespace, settings: RunSettings, num_views: int) -> Outcome:

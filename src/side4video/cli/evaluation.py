@@ -28,7 +28,8 @@ from side4video.data.sampling import FrameSampler
 from side4video.data.transforms import TestTransform
 from side4video.errors import CheckpointError, InputError
 from side4video.tasks.recognition import VideoClassifier
-from side4video.training.checkpoint import METRICS, RunFolder, writing
+from side4video.tasks.zero_shot import ZeroShotClassifier
+from side4video.training.checkpoint import METRICS, RUN, RunFolder, writing
 from side4video.training.evaluate import EvaluationResult, evaluate
 from side4video.training.files import read_json, write_bytes
 from side4video.training.runtime import Runtime, start
@@ -85,7 +86,7 @@ def evaluate_run(
         class_names = tuple(RunFolder(folder).class_names())
         manifest, where = _manifest(settings, source, split, class_names)
         model = load_classifier(folder, device=runtime.device)
-        result = _score(settings, model, manifest, runtime, views=views, shuffle_frames=shuffle_frames)
+        result = score_clips(settings, model, manifest, runtime, views=views, shuffle_frames=shuffle_frames)
     except InputError as error:
         if runtime.is_main:
             raise
@@ -94,6 +95,40 @@ def evaluate_run(
         runtime.close()
     if not runtime.is_main:
         return None
+    return summarise(
+        result,
+        manifest,
+        settings,
+        title=folder.resolve().name,
+        where=where,
+        trained=_trained_on(folder, settings),
+        backbone=model.backbone.name,
+        class_names=class_names,
+        views=views,
+        shuffle_frames=shuffle_frames,
+        curves=_curves(folder),
+        split=None if source else split,
+        seconds=time.monotonic() - begin,
+    )
+
+
+def summarise(
+    result: EvaluationResult,
+    manifest: Manifest,
+    settings: RunSettings,
+    *,
+    title: str,
+    where: str,
+    trained: str,
+    backbone: str,
+    class_names: tuple[str, ...],
+    views: Views,
+    shuffle_frames: bool,
+    curves: list[Curves],
+    split: str | None,
+    seconds: float,
+) -> Evaluation:
+    """What a result says, in words and rows; `split` is None for clips that are not the run's own."""
     report = result.report
     rows = [
         _row(manifest, index, scores_K, class_names)
@@ -103,9 +138,9 @@ def evaluate_run(
     looks = f"{views.clips} clip{'s' * (views.clips > 1)} x {views.crops} crop{'s' * (views.crops > 1)}"
     shuffled = ", frames shuffled" if shuffle_frames else ""
     return Evaluation(
-        title=folder.resolve().name + (" (frames shuffled)" if shuffle_frames else ""),
+        title=title + (" (frames shuffled)" if shuffle_frames else ""),
         subtitle=f"{len(rows)} clips of {where}; {looks} of {settings.data.num_frames} frames{shuffled}; "
-        f"beside {model.backbone.name}",
+        f"{trained} {backbone}",
         top1=report.top1,
         top5=report.top5,
         mean_class=report.mean_class,
@@ -117,23 +152,26 @@ def evaluate_run(
         rows=rows,
         frame_patterns=[manifest.records[index].frame_pattern for index in result.indices_V.tolist()],
         broken=result.broken,
-        curves=_curves(folder),
-        warnings=_warnings(settings, class_names, split=None if source else split, shuffle_frames=shuffle_frames),
+        curves=curves,
+        warnings=_warnings(settings, class_names, split=split, shuffle_frames=shuffle_frames),
         settings=settings,
         views=views,
         shuffle_frames=shuffle_frames,
-        seconds=time.monotonic() - begin,
+        seconds=seconds,
     )
 
 
-def write_outputs(result: Evaluation, *, report: Path, scores: Path) -> None:
-    """Write the report page and the table of scores.
+def write_outputs(result: Evaluation, *, report: Path | None, scores: Path | None) -> None:
+    """Write the report page and the table of scores, those that have a place.
 
     Raises:
         TrainingError: a file cannot be written; what was there before still is.
     """
-    with writing(scores.parent):
-        write_scores(scores, result.rows, result.class_names)
+    if scores is not None:
+        with writing(scores.parent):
+            write_scores(scores, result.rows, result.class_names)
+    if report is None:
+        return
     hardest = sorted(range(len(result.rows)), key=lambda number: _own_score(result, number))[:NUM_HARDEST]
     data = ReportData(
         title=result.title,
@@ -176,15 +214,21 @@ def _manifest(
     return val, data.val or f"{data.train} (held out)"
 
 
-def _score(
+def score_clips(
     settings: RunSettings,
-    model: VideoClassifier,
+    model: VideoClassifier | ZeroShotClassifier,
     manifest: Manifest,
     runtime: Runtime,
     *,
     views: Views,
     shuffle_frames: bool,
 ) -> EvaluationResult:
+    """The scores of every clip, this process's share of them computed here, merged over all.
+
+    Raises:
+        DataError: no clip can be read.
+        TrainingError: scores that are NaN.
+    """
     dataset = ClipDataset(
         manifest,
         sampler=FrameSampler(settings.data.sampling, settings.data.num_frames),
@@ -238,6 +282,16 @@ def _scored_clip(result: Evaluation, number: int) -> ScoredClip:
             end_seconds=row.end_seconds,
         ),
     )
+
+
+def _trained_on(folder: Path, settings: RunSettings) -> str:
+    """ "beside", or how much of the training set was seen first, where that was a part of it."""
+    data = settings.data
+    if data.fraction == 1 and data.shots is None:
+        return "beside"
+    part = f"{data.fraction:.0%}" if data.shots is None else f"{data.shots} of each class"
+    count = read_json(folder / RUN).get("train_videos")
+    return f"trained on {f'{count:,} clips' if count else 'a part of the clips'} ({part}), beside"
 
 
 def _curves(folder: Path) -> list[Curves]:
