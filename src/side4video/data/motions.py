@@ -158,9 +158,9 @@ def _turn(generator: np.random.Generator, background: Background) -> Path:
 
 def _orbit(generator: np.random.Generator, background: Background) -> Path:
     figure = _mover(generator, background)
-    angle = float(generator.uniform(math.radians(150), math.radians(300)))
+    angle = float(generator.uniform(math.radians(210), math.radians(330)))
     start = float(generator.uniform(0, 2 * math.pi))
-    distance = float(generator.uniform(0.19, 0.28))
+    distance = float(generator.uniform(0.22, 0.29))
     middle = generator.uniform(-0.05, 0.05, size=2)
 
     def path(progress: float) -> tuple[Figure, ...]:

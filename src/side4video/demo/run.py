@@ -6,7 +6,8 @@ Nothing here is special to the demo but the data: the same settings, training, r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -46,9 +47,9 @@ EVAL_BATCH = 32
 class DemoSize:
     """How much is drawn and trained: what fits into three minutes on two cores."""
 
-    train_per_class: int = 50
+    train_per_class: int = 100
     val_per_class: int = 20
-    epochs: int = 8
+    epochs: int = 5
 
 
 DEFAULT_SIZE = DemoSize()
@@ -90,9 +91,16 @@ class DemoResult:
         return {key: float(values[key]) for key in keys} | {"seconds": seconds}
 
 
+LEFT_OUT = ("move-up-right", "move-down-left", "turn-clockwise", "turn-anticlockwise")
+
+
 def demo_classes() -> list[str]:
-    """What the demo tells apart. A shape that turns on the spot is left out: tiny-clip's patches are too coarse."""
-    return [name for name in motion_classes() if not name.startswith("turn-")]
+    """The 12 motions that the demo tells apart.
+
+    Left out are what takes longer to learn than the demo has: diagonals beside left, right, up and down, and a shape
+    that turns on the spot, whose facing tiny-clip hardly sees.
+    """
+    return [name for name in motion_classes() if name not in LEFT_OUT]
 
 
 def demo_settings(folder: Path, *, seed: int, size: DemoSize) -> RunSettings:
@@ -104,7 +112,7 @@ def demo_settings(folder: Path, *, seed: int, size: DemoSize) -> RunSettings:
         data=DataSettings(
             train=str(folder / CLIPS / "train"),
             val=str(folder / CLIPS / "val"),
-            num_frames=8,
+            num_frames=6,
             batch_size=8,
             crop_area=(0.8, 1.0),
             crop_aspect=(0.85, 1.18),
@@ -120,6 +128,18 @@ def demo_settings(folder: Path, *, seed: int, size: DemoSize) -> RunSettings:
     )
 
 
+@contextmanager
+def _core_for_the_loader() -> Generator[None]:
+    """One thread less than there are cores: the steps are so short that a thread which waits for its core costs more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_core_for_the_loader()
 def run_demo(
     folder: Path,
     *,
