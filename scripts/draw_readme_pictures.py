@@ -13,10 +13,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from side4video.data.motions import MOTION_PAIRS, MotionClip, draw_motion
+from side4video.demo.run import demo_classes
 
 CELL, GAP, LABEL = 88, 4, 22
 STRIP_FRAMES, GIF_FRAMES, GIF_CELL = 6, 20, 104
-GIF_CLASSES = ("move-left", "move-up-right", "grow", "turn-clockwise", "circle-clockwise", "approach", "appear", "part")
+GIF_CLASSES = ("move-left", "move-up", "grow", "shrink", "circle-clockwise", "approach", "appear", "part")
 SEEDS = 60
 
 
@@ -42,9 +43,10 @@ def draw_strips(path: Path) -> None:
     font = ImageFont.load_default(15)
     strip = STRIP_FRAMES * (CELL + GAP) - GAP
     row = LABEL + CELL + 2 * GAP
-    sheet = Image.new("RGB", (2 * strip + 6 * GAP, len(MOTION_PAIRS) * row), "white")
+    pairs = [pair for pair in MOTION_PAIRS if pair.forward in demo_classes()]
+    sheet = Image.new("RGB", (2 * strip + 6 * GAP, len(pairs) * row), "white")
     pencil = ImageDraw.Draw(sheet)
-    for number, pair in enumerate(MOTION_PAIRS):
+    for number, pair in enumerate(pairs):
         for column, name in enumerate((pair.forward, pair.backward)):
             left, top = column * (strip + 6 * GAP), number * row
             pencil.text((left + 1, top + 2), name, fill=(40, 40, 40), font=font)

@@ -130,7 +130,7 @@ def demo_settings(folder: Path, *, seed: int, size: DemoSize) -> RunSettings:
 
 @contextmanager
 def _core_for_the_loader() -> Generator[None]:
-    """One thread less than there are cores: the steps are so short that a thread which waits for its core costs more."""
+    """A thread less than there are cores: in steps this short, a thread that waits for a core costs more."""
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads - 1))
     try:
