@@ -63,7 +63,8 @@ def progress_bar() -> Progress:
 
 def is_first_process() -> bool:
     """Whether this is the one of several training processes that talks."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return int(next((rank for rank in ranks if rank is not None), "0")) == 0
 
 
 def print_json(value: Any) -> None:

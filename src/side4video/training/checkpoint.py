@@ -21,7 +21,7 @@ Nothing is pickled.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -251,8 +251,8 @@ def writing(folder: Path, kept: Path | None = None) -> Generator[None]:
         raise TrainingError(f"cannot write to {folder}: {error.strerror or error}{still}") from error
 
 
-def check_same_settings(saved: RunSettings, given: RunSettings) -> None:
-    """Refuse to resume a run under settings that would make it another run.
+def check_same_settings(saved: RunSettings, given: RunSettings, *, but: Collection[str] = ()) -> None:
+    """Refuse to resume a run under settings that would make it another run; `but` names some that may differ.
 
     Raises:
         ConfigError: naming every setting that differs and may not.
@@ -260,7 +260,7 @@ def check_same_settings(saved: RunSettings, given: RunSettings) -> None:
     differing = [
         f"{key}={_value(given, key)!r} (the run has {_value(saved, key)!r})"
         for key in known_settings()
-        if key not in CHANGEABLE and _value(saved, key) != _value(given, key)
+        if key not in CHANGEABLE and key not in but and _value(saved, key) != _value(given, key)
     ]
     if differing:
         allowed = ", ".join(sorted(CHANGEABLE))

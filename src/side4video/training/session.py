@@ -109,6 +109,7 @@ class Session:
         values = {
             "version": STATE_VERSION,
             "processes": self.runtime.world_size,
+            "clips": self.settings.data.batch_size * self.runtime.world_size,
             "data": self.fingerprint,
             "progression": trainee.at.as_json(),
             "scaler": None if scaler is None else scaler.state_dict(),
@@ -232,22 +233,19 @@ class Session:
     def _restore(self) -> bool:
         if not self.folder.holds_run():
             raise CheckpointError(f"nothing to resume: {self.folder.path} holds no run")
-        check_same_settings(self.folder.settings(), self.settings)
+        saved = self.folder.load_state()
+        # the batch of one process may change with their number: what counts is the batch of all
+        check_same_settings(self.folder.settings(), self.settings, but={"data.batch_size"} if saved else ())
         self.folder.check_backbone(self.trainee.model.backbone)
         if (text := self.trainee.task.text) is not None:
             self.folder.check_text(text)
-        saved = self.folder.load_state()
         if saved is None:
             logger.warning("%s was stopped before anything was saved: starting from the beginning", self.folder.path)
             return False
         values, tensors, trainee = saved.values, saved.tensors, self.trainee
         if values.get("version") != STATE_VERSION:
             raise CheckpointError(f"{saved.path}: of another version of side4video, or damaged; start anew")
-        if values["processes"] != self.runtime.world_size:
-            raise CheckpointError(
-                f"{saved.path} is of a run with {values['processes']} processes; got {self.runtime.world_size}, among "
-                f"which the clips would be split otherwise. Resume with train.devices={values['processes']}"
-            )
+        self._check_processes(values)
         if values["data"] != self.fingerprint:
             raise CheckpointError(f"{saved.path}: the training data has changed since it was saved; start anew")
         missing = {"weights", "optimizer", *(["ema"] if trainee.ema else [])} - tensors.keys()
@@ -261,8 +259,27 @@ class Session:
             self.runtime.scaler.load_state_dict(values["scaler"])
         trainee.at = Progression.from_json(values["progression"])
         trainee.broken.restore(values["broken"])
-        restore_random_state(values["random"][self.runtime.rank], self.runtime.device)
+        if self.runtime.rank < len(values["random"]):
+            restore_random_state(values["random"][self.runtime.rank], self.runtime.device)
         return True
+
+    def _check_processes(self, values: dict[str, Any]) -> None:
+        """Whether the clips of a step are those of the saved run: another number of processes may share them out."""
+        before, now, size = values["processes"], self.runtime.world_size, self.settings.data.batch_size
+        clips = values.get("clips", self.folder.settings().data.batch_size * before)
+        if size * now != clips:
+            fitting = f"set data.batch_size={clips // now}" if clips % now == 0 else f"{now} does not divide {clips}"
+            raise ConfigError(
+                f"cannot resume with other settings: the run has {clips} clips a step, over {before} "
+                f"process{'es' * (before != 1)}; got data.batch_size={size} on {now}, which are {size * now}. "
+                f"With {now} process{'es' * (now != 1)}: {fitting}"
+            )
+        if before != now and self.runtime.is_main:
+            norm = "" if self.settings.train.sync_bn or self.settings.side.norm == "layer" else "; batch norm now sees "
+            norm += f"{size} clips at a time, not {clips // before}" if norm else ""
+            logger.warning(
+                "resuming on %d processes in place of %d: every step has the same clips%s", now, before, norm
+            )
 
     def _check_finite(self, weights: dict[str, Tensor]) -> None:
         bad = [name for name, value in weights.items() if not bool(torch.isfinite(value).all())]

@@ -241,8 +241,10 @@ def test_what_cannot_be_resumed_says_why(small: ModuleType, tmp_path: Path) -> N
         run(small, tmp_path, {"optim.epochs": 1}, resume=True, fingerprint="other")
     (state,) = (tmp_path / "state").iterdir()
     values = json.loads((state / "state.json").read_text())
-    (state / "state.json").write_text(json.dumps({**values, "processes": 4}))
-    with pytest.raises(CheckpointError, match=r"run with 4 processes; got 1.*train.devices=4"):
+    (state / "state.json").write_text(json.dumps({**values, "processes": 4, "clips": 16}))
+    with pytest.raises(
+        ConfigError, match=r"16 clips a step, over 4 processes; got data.batch_size=4 on 1, which are 4"
+    ):
         run(small, tmp_path, {"optim.epochs": 1}, resume=True)
     (state / "optimizer.safetensors").write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match=r"optimizer.safetensors: damaged"):
