@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -39,7 +40,7 @@ def measure(kills: int, seed: int, store: str) -> dict[str, Any]:
     """What `tests/assets/kill_index.py` found."""
     with tempfile.TemporaryDirectory() as work:
         prepare = [sys.executable, "-c", PREPARE, work, str(NUM_CLIPS)]
-        subprocess.run(prepare, check=True, cwd=ROOT / "tests", env={"PYTHONPATH": str(ROOT / "tests")})
+        subprocess.run(prepare, check=True, cwd=ROOT / "tests", env={**os.environ, "PYTHONPATH": str(ROOT / "tests")})
         options = json.dumps({"kills": kills, "seed": seed, "pairs": 1, "store": store})
         script = ROOT / "tests" / "assets" / "kill_index.py"
         words = [sys.executable, str(script), f"{work}/run", f"{work}/clips", f"{work}/libraries", options]

@@ -352,3 +352,45 @@ def test_search_over_a_library_sees_what_was_indexed(tmp_path: Path, footage: Pa
         (best, *_) = library.store.search(VectorQuery(wanted.mean(0)), limit=3)
         assert (Path(best.window.path).name, best.window.number) == ("b.mp4", 1)
         assert best.window.content_hash == content_hash(footage / "b.mp4")
+
+
+@pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
+@pytest.mark.filterwarnings("ignore:Local mode performs exact")
+def test_a_server_keeps_no_ledger_and_knows_the_same(
+    tmp_path: Path, footage: Path, embedder: CountingEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client's own local mode stands in for a server: the same calls, the same answers."""
+    from qdrant_client import QdrantClient
+
+    client = QdrantClient(":memory:")
+    monkeypatch.setattr(client, "close", lambda **_: None)
+    monkeypatch.setattr("side4video.search.stores.connect", lambda url: client)
+    address = "http://footage.example:6333#mine"
+
+    def once(**more: Any) -> IndexReport:
+        embedder.embedded.clear()
+        with make(address, IDENTITY, run=tmp_path / "run", embed_dim=WIDTH) as library:
+            videos = sorted(footage.glob("*.mp4"))
+            return index_footage(library, embedder, videos, places=[footage], **more)  # type: ignore[arg-type]
+
+    assert len(once().embedded) == 3
+    assert client.collection_exists("mine")
+    assert (len(once().unchanged), embedder.embedded) == (3, [])
+    (footage / "b.mp4").write_text("something odd")
+    (footage / "c.mp4").rename(footage / "moved.mp4")
+    report = once()
+    assert (embedder.embedded, names(report.copied), names(report.removed)) == (["b.mp4"], ["moved.mp4"], ["c.mp4"])
+    # a process that was killed left one window of a video
+    with open_library(address) as library:
+        assert {Path(path).name: e.num_windows for path, e in library.entries.items()} == {
+            "a.mp4": 3, "b.mp4": 2, "moved.mp4": 3,
+        }  # fmt: skip
+        assert library.run == tmp_path / "run"
+        (found,) = library.store.search(VectorQuery(torch.ones(WIDTH)), limit=1, with_frames=True)
+        half = type(found.window)(**{**vars(found.window), "path": "/half.mp4", "number": 0, "num_windows": 2})
+        assert found.frames_TE is not None
+        library.store.upsert([WindowPoint(half, found.frames_TE)])
+    with open_library(address) as library:
+        assert len(library.entries) == 3
+    with pytest.raises(StoreError, match="another model"):
+        make(address, LibraryIdentity({**MODEL, "weights_hash": "f"}, IDENTITY.windows), run=tmp_path, embed_dim=WIDTH)
