@@ -56,10 +56,16 @@ def own_precision(like: Tensor) -> AbstractContextManager[object]:
 
 @contextmanager
 def simulated_gpu() -> Generator[None]:
-    """Inside, tensors of the CPU stand for those of a GPU, and take its kernels: for counting memory."""
+    """Inside, tensors of the CPU stand for those of a GPU, and take its kernels: for counting memory and arithmetic.
+
+    torch's fused `nn.MultiheadAttention` is off too: it is one operation, in which nothing can be counted.
+    """
     global _simulated  # noqa: PLW0603 - a switch of the process, like torch's own
+    fused = torch.backends.mha.get_fastpath_enabled()
     _simulated = True
+    torch.backends.mha.set_fastpath_enabled(value=False)
     try:
         yield
     finally:
         _simulated = False
+        torch.backends.mha.set_fastpath_enabled(value=fused)
