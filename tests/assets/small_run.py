@@ -5,7 +5,8 @@
 `kill_at` ends the process with SIGKILL before that batch of the run is given (counted over epochs), `kill_in_write`
 inside the n-th write of a file, half of it written. `full_at` lets no file grow from that batch on, `signal_at` sends
 `signal` (a name) to itself. With `"trace": PATH` each process writes what it raised there, and `"weights": PATH` what
-the model held at the end.
+the model held at the end. With `"evaluate": PATH` nothing is trained: the run in OUT is evaluated, and what came of it
+is written there.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from side4video.config.schema import RunSettings
 from side4video.side import SideSpec
 from side4video.tasks.recognition import VideoClassifier
 from side4video.training import files
+from side4video.training.checkpoint import RunFolder
+from side4video.training.evaluate import evaluate
 from side4video.training.fit import fit
-from side4video.training.runtime import start
+from side4video.training.runtime import Runtime, start
 from side4video.training.values import FitResult, TrainingData
 
 NUM_CLASSES = 3
@@ -187,8 +190,8 @@ def _kill_in_write(number: int) -> None:
     files.write_bytes = dying
 
 
-def main(out: str, options: dict[str, Any]) -> FitResult:
-    """Train as the options say."""
+def main(out: str, options: dict[str, Any]) -> FitResult | None:
+    """Train, or evaluate, as the options say."""
     torch.set_num_threads(1)
     # a killed process loses nothing that the system has; only a power cut would
     os.fsync = lambda _: None
@@ -217,10 +220,21 @@ def main(out: str, options: dict[str, Any]) -> FitResult:
     # 15 videos over two processes: parts of different size
     val = SmallLoader(15, 3, runtime.rank, world, shuffle=False)
     model = small_model(norm=options.get("norm", "batch"), dropout=options.get("dropout", 0.25))
+    if "evaluate" in options:
+        return evaluated(model, runtime, out, options["evaluate"])
     result = fit(settings, model, small_data(train, val), out, resume=options.get("resume", False), runtime=runtime)
     if "weights" in options:
         files.write_tensors(Path(f"{options['weights']}.{runtime.rank}"), model.trainable_state())
     return result
+
+
+def evaluated(model: VideoClassifier, runtime: Runtime, out: str, path: str) -> None:
+    """Write the metrics of the run in `out`, and every score to the last bit."""
+    model.load_trainable_state(RunFolder(out).weights())
+    loader = SmallLoader(15, 3, runtime.rank, runtime.world_size, (4,), shuffle=False, views=2)
+    found = evaluate(model, loader, runtime=runtime)
+    values = {**found.as_dict(), "loss": found.loss, "scores": found.scores_VK.numpy().tobytes().hex()}
+    files.write_json(Path(f"{path}.{runtime.rank}"), values)
 
 
 def traced(out: str, options: dict[str, Any]) -> None:
@@ -239,7 +253,7 @@ def traced(out: str, options: dict[str, Any]) -> None:
 def forked(out: str, options: dict[str, Any]) -> list[int]:
     """`traced` in child processes, which may be killed; their exit statuses as a shell counts.
 
-    With several `processes` they find each other as under torchrun.
+    With several `processes` they find each other as under torchrun, or with `slurm` as under srun.
     """
     world = options.get("processes", 1)
     with socket.socket() as free:
@@ -249,7 +263,13 @@ def forked(out: str, options: dict[str, Any]) -> list[int]:
     for rank in range(world):
         child = os.fork()
         if child == 0:
-            if world > 1:
+            if world > 1 and options.get("slurm"):
+                # what srun sets for its tasks; the port, so that two tests do not meet
+                there = {"SLURM_NTASKS": world, "SLURM_NTASKS_PER_NODE": world, "SLURM_NNODES": 1, "SLURM_NODEID": 0}
+                there |= {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_JOB_ID": 7, "SLURM_NODELIST": "localhost"}
+                there |= {"SLURM_JOB_NAME": "small", "MASTER_PORT": port}
+                os.environ.update({name: str(value) for name, value in there.items()})
+            elif world > 1:
                 there = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
                 there |= {"GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "t"}
                 os.environ.update({name: str(value) for name, value in there.items()})

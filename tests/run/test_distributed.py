@@ -140,6 +140,54 @@ def test_too_many_broken_and_a_bad_loss_in_one_process_stop_both(tmp_path: Path)
     assert all(torch.isfinite(value).all() for value in load_file(state / "weights.safetensors").values())
 
 
+def test_another_number_of_processes_resumes_with_the_same_clips_a_step(tmp_path: Path) -> None:
+    # layer norm: batch norm would see other clips at a time, which is said
+    options: dict[str, Any] = {"norm": "layer", "dropout": 0.0, "videos": 24}
+    options["settings"] = {**SMALL, "optim.schedule": "constant", "optim.warmup_epochs": 0}
+    half = {**options, "processes": 2, "split_batch": True}
+    halved = {**half, "settings": {**options["settings"], "data.batch_size": 2}}
+    whole, moved = tmp_path / "whole", tmp_path / "moved"
+    small = {**half, "split_batch": False, "settings": halved["settings"]}
+    jobs = [(whole, options), (moved, {**small, "kill_at": 8}), (moved, {**options, "resume": True})]
+    # the same batch on one process would be half the clips a step
+    other = tmp_path / "other"
+    refused = {**options, "settings": halved["settings"], "resume": True, "trace": str(tmp_path / "trace")}
+    jobs += [(other, {**small, "kill_at": 8}), (other, refused)]
+    statuses, said = run_jobs(tmp_path, jobs)
+    assert statuses == [[0], [-9, -9], [0], [-9, -9], [1]], said
+    assert "resuming on 1 processes in place of 2: every step has the same clips" in said
+    assert largest_difference(whole, moved) < 5e-6
+    assert [row["step"] for row in history(moved)] == [6, 12]
+    assert json.loads((moved / "run.json").read_text())["processes"] == 1
+    assert (tmp_path / "trace.0").read_text() == (
+        "ConfigError: cannot resume with other settings: the run has 4 clips a step, over 2 processes; got "
+        "data.batch_size=2 on 1, which are 2. With 1 process: set data.batch_size=4"
+    )
+
+
+def test_tasks_of_slurm_find_each_other(tmp_path: Path) -> None:
+    out, again = tmp_path / "slurm", tmp_path / "torchrun"
+    options: dict[str, Any] = {"processes": 2, "videos": 16, "settings": {"optim.epochs": 1}}
+    statuses, said = run_jobs(tmp_path, [(out, {**options, "slurm": True}), (again, options)])
+    assert statuses == [[0, 0], [0, 0]], said
+    assert json.loads((out / "run.json").read_text())["processes"] == 2
+    assert (out / "last.safetensors").read_bytes() == (again / "last.safetensors").read_bytes()
+
+
+def test_one_and_two_processes_evaluate_to_the_last_bit_alike(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    jobs: list[tuple[Path, dict[str, Any]]] = [(out, {"settings": {"optim.epochs": 2}})]
+    jobs += [(out, {"processes": count, "evaluate": str(tmp_path / f"found{count}")}) for count in (1, 2, 3)]
+    statuses, said = run_jobs(tmp_path, jobs)
+    assert statuses == [[0], [0], [0, 0], [0, 0, 0]], said
+    expected = json.loads((tmp_path / "found1.0").read_text())
+    assert (expected["num_videos"], expected["broken"]) == (14, 1)
+    assert len(expected["scores"]) == 14 * 3 * 16
+    for count in (2, 3):
+        for rank in range(count):
+            assert json.loads((tmp_path / f"found{count}.{rank}").read_text()) == expected
+
+
 @pytest.mark.parametrize("launcher", ["devices=2", "torchrun"])
 def test_launchers_start_two_processes(tmp_path: Path, launcher: str) -> None:
     out, weights = tmp_path / "run", tmp_path / "weights"
