@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from open_clip.transformer import VisionTransformer
@@ -84,6 +86,28 @@ def test_untapped_depth_costs_arithmetic_only_up_to_the_last_tap() -> None:
     assert shallow.flops_step == deep.flops_step
     weights = deep.by_cause["frozen weights"] - shallow.by_cause["frozen weights"]
     assert deep.peak_bytes - shallow.peak_bytes == weights > 0
+
+
+def test_what_is_left_out_as_alike_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = estimate("smallest", batch_size=40, depth=5)
+    monkeypatch.setattr("side4video.memory.estimate.pretended", lambda _: nullcontext())
+    whole = estimate("smallest", batch_size=40, depth=5)
+    assert len(short.operations) < len(whole.operations)
+    assert short.flops_step == whole.flops_step
+    assert short.flops_forward == whole.flops_forward
+    assert short.peak_bytes == pytest.approx(whole.peak_bytes, rel=0.02)
+
+
+def test_streamed_weights_leave_the_device() -> None:
+    def peak(*, stream: bool) -> StepEstimate:
+        with torch.device("meta"):
+            model = make_model("smallest", depth=9)
+            model.backbone.stream_weights = stream
+        return estimate_step(model, batch_size=B, num_frames=T, image_size=(SIZE, SIZE), autocast=None)
+
+    resident, streamed = peak(stream=False), peak(stream=True)
+    assert streamed.by_cause["frozen weights"] < 0.4 * resident.by_cause["frozen weights"]
+    assert streamed.flops_step == resident.flops_step
 
 
 def test_trained_parameters_and_optimiser() -> None:
