@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from side4video.config.describe import known_settings
+from side4video.config.describe import describe_allowed, known_settings
 from side4video.config.schema import RunSettings
 from side4video.errors import ConfigError
 
@@ -90,7 +90,7 @@ def expand(overrides: Mapping[str, str], settings_of: Callable[[dict[str, str]],
             settings = settings_of(words)
         except ConfigError as error:
             shown = " ".join(f"{key}={value}" for key, value in values.items())
-            listed = [key for key in axes if "list" in str(error) and key in str(error)]
+            listed = [key for key in axes if key in str(error) and _is_list(key)]
             hint = " (in a sweep a comma separates values: a list goes into brackets)" if listed else ""
             raise ConfigError(f"{shown}: {error}{hint}" if values else str(error)) from error
         variants.append(Variant(name, values, settings))
@@ -143,6 +143,11 @@ def _short_names(keys: Sequence[str]) -> dict[str, str]:
     """The last part of a dotted name, where that is enough to tell."""
     last = Counter(key.rpartition(".")[2] for key in keys)
     return {key: key.rpartition(".")[2] if last[key.rpartition(".")[2]] == 1 else key.replace(".", "-") for key in keys}
+
+
+def _is_list(key: str) -> bool:
+    allowed = describe_allowed(known_settings()[key])
+    return "list of" in allowed or " as [" in allowed
 
 
 def _plain(value: str) -> str:
