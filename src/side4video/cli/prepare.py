@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> Outcome:
     if options.dst is None and not options.check:
         raise ConfigError("DST is missing: the folder to prepare, or --check")
     src = Path(options.src)
-    dst = None if options.check else Path(options.dst)
+    dst = None if options.check or options.dst is None else Path(options.dst)
     if dst is not None:
         _check_places(src, dst)
 
