@@ -157,14 +157,14 @@ def test_bad_words(
 
 
 def test_killed_at_random_moments_and_two_at_once(retrieval_run: Path, footage: Path, tmp_path: Path) -> None:
-    """Four moments here; `kill_index.py` does any number of them, and docs/search.md says what ten showed."""
-    options = {"kills": 4, "seed": 5, "pairs": 1, "store": "qdrant-edge"}
+    """Three moments here; `kill_index.py` does any number of them."""
+    options = {"kills": 3, "seed": 5, "pairs": 1, "store": "qdrant-edge"}
     words = [str(retrieval_run), str(footage), str(tmp_path / "work"), json.dumps(options)]
     done = subprocess.run([sys.executable, KILL_INDEX, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     value = json.loads(done.stdout)
-    assert (value["videos"], len(value["kills"])) == (6, 4)
-    assert sum(kill["killed"] for kill in value["kills"]) >= 3, "a process may be done before it is killed"
+    assert (value["videos"], len(value["kills"])) == (6, 3)
+    assert sum(kill["killed"] for kill in value["kills"]) >= 2, "a process may be done before it is killed"
     for kill in value["kills"]:
         assert kill["equal"], kill
         # what was acknowledged is neither lost nor done again
