@@ -16,7 +16,7 @@ def windows(path: str, *scores: float, first: int = 0) -> list[tuple[Window, flo
 
 def test_neighbours_in_the_upper_half_join() -> None:
     # the median is 0.1, the peak 0.9: neighbours from 0.5 on join
-    found = windows("a", 0.1, 0.1, 0.4, 0.6, 0.9, 0.5, 0.1, 0.1, 0.1)
+    found = windows("a", 0.1, 0.1, 0.45, 0.6, 0.9, 0.5, 0.1, 0.1, 0.1)
     (first, *rest) = merge_windows(found, 10)
     assert first == Moment("a", 6, 14, 0.9, 3)
     # windows 2 and 6 (from 4 and 12) lie over it and are its slopes; 0, 1, 7 and 8 do not touch it
