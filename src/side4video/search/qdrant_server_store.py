@@ -62,6 +62,7 @@ OLDEST_SERVER = (1, 10)  # the first with multi-vectors and the query interface
 _META_ID = str(uuid.UUID(int=0x51DE4))
 _BATCH_NUMBERS = 400_000  # floats in one request: about 8 MB of JSON, a quarter of what servers take
 _ATTEMPTS = 3
+_PAUSE_SECONDS = 0.5
 _TRANSIENT = (429, 502, 503, 504)
 _log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -300,8 +301,8 @@ def connect(url: str, *, timeout_seconds: int = 60) -> QdrantClient:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
         client = QdrantClient(url=url, api_key=key, timeout=timeout_seconds, check_compatibility=False)
+    version = call_server(client.info, url).version
     try:
-        version = call_server(client.info, url).version
         numbers = tuple(int(part) for part in version.split("-")[0].split(".")[:2])
     except ValueError:
         raise StoreError(f"{url} is not a Qdrant server: its version cannot be read") from None
@@ -338,7 +339,7 @@ def call_server(request: Callable[[], Answer], where: str) -> Answer:
         except (ApiException, QdrantException, ValueError) as error:
             raise StoreError(f"{where}: {error}") from None
         _log.warning("%s %s; attempt %d of %d", where, reason, attempt + 1, _ATTEMPTS)
-        time.sleep(0.5 * attempt)
+        time.sleep(_PAUSE_SECONDS * attempt)
     raise AssertionError("the last attempt returns or raises")
 
 
