@@ -114,7 +114,7 @@ def floor_table(stored: dict[str, Any]) -> str:
                  f"{row['times_floor']:.2f} x")
             )  # fmt: skip
         parts.append(_table(rows))
-    return "\n\n".join(parts)
+    return "\n\n".join(parts) or "Not measured yet."
 
 
 def _methods(results: Results, size: Size) -> str:
