@@ -336,8 +336,10 @@ def call_server(request: Callable[[], Answer], where: str) -> Answer:
             reason = f"does not answer as a Qdrant server would: {error.source or error}"
             if attempt == _ATTEMPTS:
                 raise StoreError(f"{where} {reason}") from None
-        except (ApiException, QdrantException, ValueError) as error:
+        except (ApiException, QdrantException) as error:
             raise StoreError(f"{where}: {error}") from None
+        except ValueError as error:  # what came is not JSON, or not of the interface's form
+            raise StoreError(f"{where} does not answer as a Qdrant server would: {error}") from None
         _log.warning("%s %s; attempt %d of %d", where, reason, attempt + 1, _ATTEMPTS)
         time.sleep(_PAUSE_SECONDS * attempt)
     raise AssertionError("the last attempt returns or raises")
