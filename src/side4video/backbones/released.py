@@ -66,8 +66,8 @@ class ReleasedName:
         found = _NAME.fullmatch(name)
         if found is None:
             raise BackboneError(
-                f"backbone {name!r}: must be released:clip/HEADS or released:eva/HEADS, with /TEXT_HEADS where there is a "
-                "text tower, as `side4video convert --keep-backbone` writes it"
+                f"backbone {name!r}: must be released:clip/HEADS or released:eva/HEADS, with /TEXT_HEADS where there "
+                "is a text tower, as `side4video convert --keep-backbone` writes it"
             )
         return cls("clip" if found[1] == "clip" else "eva", int(found[2]), int(found[3]) if found[3] else None)
 

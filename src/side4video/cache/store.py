@@ -260,7 +260,7 @@ def checksum(tensors: Mapping[str, Tensor]) -> int:
     """CRC-32 of tensors' bytes in order of their names."""
     value = 0
     for _, tensor in sorted(tensors.items()):
-        value = zlib.crc32(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()), value)
+        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
     return value
 
 

@@ -63,10 +63,7 @@ def write_motion_clips(
         for name in names:
             (folder / split / name).mkdir(parents=True, exist_ok=True)
     jobs = [
-        (folder, seed, split, name, number)
-        for split in SPLITS
-        for name in names
-        for number in range(counts[split])
+        (folder, seed, split, name, number) for split in SPLITS for name in names for number in range(counts[split])
     ]
     workers = processes or min(8, os.cpu_count() or 1)
     if workers == 1:

@@ -61,17 +61,17 @@ class _AwayStore(TokenStore):
         super().__init__()
         self.most_bytes = 0
         self._shapes: list[tuple[torch.Size, torch.dtype]] = []
-        self._leaving: Tensor | None = None
+        self._on_its_way: Tensor | None = None
         self._arriving: dict[int, Tensor] = {}
 
     def put(self, tokens: Tensor) -> int:
         self._shapes.append((tokens.shape, tokens.dtype))
         self.most_bytes += tokens.numel() * tokens.element_size()
-        self._leaving = tokens
+        self._on_its_way = tokens
         return len(self._shapes) - 1
 
     def get(self, handle: int) -> Tensor:
-        self._leaving = None
+        self._on_its_way = None
         tokens = self._fetch_fake(handle)
         if handle:
             self._arriving[handle - 1] = self._fetch_fake(handle - 1)

@@ -7,7 +7,7 @@ them approximate, and those that make another model, in this order. Everything i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -127,7 +127,7 @@ def make_plan(
     """
     if budget_bytes is None and card is not None:
         budget_bytes = int(card.memory_gib * 2**30)
-    found = {mode: estimate(mode, batch_size) for mode in MODES}
+    found: dict[MemoryMode, StepEstimate] = {mode: estimate(mode, batch_size) for mode in MODES}
     choices: list[Choice] = []
     for mode in MODES:
         if mode != memory:
@@ -144,7 +144,7 @@ def make_plan(
 
 
 def choose(
-    estimate: Estimator, *, batch_size: int, budget_bytes: int, may_shrink: bool = True
+    estimate: Callable[[MemoryMode, int], StepEstimate], *, batch_size: int, budget_bytes: int, may_shrink: bool = True
 ) -> tuple[Choice, tuple[Choice, ...]]:
     """The fastest memory mode that fits at this batch size, and the ones before it that do not.
 
@@ -217,7 +217,11 @@ def _changed(
 
 
 def _largest_batch(
-    estimate: Estimator, memory: MemoryMode, batch_size: int, at_batch: StepEstimate, budget_bytes: int
+    estimate: Callable[[MemoryMode, int], StepEstimate],
+    memory: MemoryMode,
+    batch_size: int,
+    at_batch: StepEstimate,
+    budget_bytes: int,
 ) -> Choice | None:
     """The largest batch of a mode that fits, up to `MOST_TIMES` the one asked for; `None` when no clip does."""
     low, low_peak = 1, (at_batch if batch_size == 1 else estimate(memory, 1)).peak_bytes

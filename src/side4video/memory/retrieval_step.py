@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from side4video.backbones.base import FrozenBackbone, LayerTokens
 from side4video.memory.estimate import StepEstimate, estimate_step
-from side4video.model import Side4Video
 from side4video.side.network import SideNetwork
 from side4video.tasks.recognition import VideoClassifier
 from side4video.tasks.retrieval import VideoTextModel
@@ -50,11 +49,11 @@ class _AsClassifier(nn.Module):
 
     @property
     def backbone(self) -> FrozenBackbone:
-        return cast("Side4Video", self.video).backbone
+        return self.video.backbone
 
     @property
     def side(self) -> SideNetwork:
-        return cast("Side4Video", self.video).side
+        return self.video.side
 
 
 class _Similarities(nn.Module):

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,12 @@ from side4video.slices import alike, pieces
 # frames that a part of the side network is run over at a time: enough to keep a device busy
 SLICE_FRAMES = 32
 Function = Callable[..., Tensor]
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _not_compiled(method: _Method) -> _Method:
+    """What is made of autograd's own parts: a compiler would not gain anything on it. The type stays the method's."""
+    return cast("_Method", torch.compiler.disable(method))
 
 
 class Run(Protocol):
@@ -78,8 +84,7 @@ class Sliced:
         self.store = store
         self.frames = frames
 
-    # what is in here is made of autograd's own parts, which a compiler would not gain anything on
-    @torch.compiler.disable
+    @_not_compiled
     def __call__(
         self,
         inner: Function,
@@ -111,7 +116,7 @@ class Recompute:
     def __init__(self, *, store: TokenStore | None = None) -> None:
         self.store = store
 
-    @torch.compiler.disable
+    @_not_compiled
     def __call__(
         self,
         function: Function,

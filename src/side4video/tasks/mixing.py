@@ -33,8 +33,10 @@ class Mixer:
         return bool(self._kinds)
 
     def __call__(self, batch: VideoBatch, generator: torch.Generator) -> VideoBatch:
-        """The batch with mixed clips and soft labels `labels_BK`; unchanged when nothing is switched on, B < 2, or it is
-        mixed already."""
+        """The batch with mixed clips and soft labels `labels_BK`.
+
+        It is unchanged when nothing is switched on, B < 2, or it is mixed already.
+        """
         if not self._kinds or len(batch) < 2 or batch.labels_BK is not None:
             return batch
         seed = int(torch.randint(2**62, (), generator=generator))
