@@ -289,6 +289,8 @@ def main() -> None:
         print(json.dumps(measure(*args.measure)))
         return
     torch.set_num_threads(CORES)
+    if args.folder is not None:
+        args.folder.mkdir(parents=True, exist_ok=True)
     base = Path(tempfile.mkdtemp(dir=args.folder))
     try:
         begin = time.perf_counter()
