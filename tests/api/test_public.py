@@ -66,7 +66,7 @@ def core_packages() -> set[str]:
     """Import names of the core dependencies."""
     required = [r for r in requires("side4video") or [] if "extra ==" not in r]
     names = {re.split(r"[<>=\[;~! ]", r)[0].lower().replace("_", "-") for r in required}
-    renamed = {"open-clip-torch": "open_clip", "pyyaml": "yaml", "pillow": "PIL"}
+    renamed = {"open-clip-torch": "open_clip", "pyyaml": "yaml", "pillow": "PIL", "qdrant-edge-py": "qdrant_edge"}
     # halves of pydantic and jinja2 that hold types of their interfaces
     return {renamed.get(name, name.replace("-", "_")) for name in names} | {"pydantic_core", "markupsafe"}
 

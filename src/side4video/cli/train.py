@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from side4video.backbones.catalog import LIBRARIES, TINY, suggest
 from side4video.cli.console import note, say
 from side4video.cli.main import Outcome
+from side4video.config.describe import known_settings
 from side4video.config.load import (
     RECIPE_SUFFIXES,
     find_recipe,
@@ -69,8 +70,8 @@ def add_arguments(parser: CommandParser) -> None:
         "--memory",
         metavar="SIZE|MODE",
         help="memory of the card, such as 12GB or 11.5GiB: the fastest memory mode that fits is chosen before anything "
-        "is loaded, and, where none fits, the largest batch that does; or the mode itself (fast, balanced, lean, "
-        "smallest)",
+        "is loaded, and, where none fits, the largest batch that does; or the mode itself. "
+        f"{known_settings()['memory'].description}",
     )
     parser.add_switch("--yes", help="write the feature cache of --cache without asking")
     parser.add_common()
