@@ -221,12 +221,9 @@ class QdrantEdgeStore:
         with _edge_errors(self._folder):
             self._shard.update(operation)
         log = self._folder / _SHARD / "wal"
-        for path in log.iterdir():
-            descriptor = os.open(path, os.O_RDWR)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        # the database makes its next log file in the background and renames it: then the new name must be seen, too
+        while not all(_synced(path) for path in log.iterdir()):
+            pass
         sync_folder(log)
 
     def _flush(self) -> None:
@@ -284,6 +281,19 @@ def _load(shard: Path) -> edge.EdgeShard:
                     f"{shard} is still held by another process, perhaps a worker of one that was killed: end it"
                 ) from None
         time.sleep(0.1)
+
+
+def _synced(path: Path) -> bool:
+    """Whether the file was there to be written out for good."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _filter(where: WindowFilter | None) -> edge.Filter | None:

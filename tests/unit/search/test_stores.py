@@ -275,3 +275,28 @@ def test_a_store_is_made_whole_or_not_at_all(kind: str, tmp_path: Path, monkeypa
     assert store.count() == 0
     store.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["store", "store.lock"]
+
+
+def test_a_log_file_that_is_renamed_meanwhile_is_written_out_under_its_new_name(
+    edge_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(edge_copy)
+    log = next(edge_copy.rglob("wal"))
+    (log / "tmp-open-9").write_bytes(b"")
+    synced: list[str] = []
+    real_open = os.open
+
+    def rename_first(path: Path, flags: int) -> int:
+        if Path(path).name == "tmp-open-9":
+            Path(path).rename(log / "open-9")
+        synced.append(Path(path).name)
+        return real_open(path, flags)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(qdrant_edge_store.os, "open", rename_first)
+        store.upsert([point(9)])
+    (log / "open-9").unlink()
+    assert "tmp-open-9" in synced
+    assert "open-9" in synced
+    assert store.count() == 5
+    store.close()
