@@ -92,6 +92,13 @@ def worst(found: dict[str, Tensor], expected: dict[str, Tensor], zero: frozenset
     return max(float((found[name] - value).abs().max()) / sizes[name] for name, value in expected.items())
 
 
+def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Length of the difference of all gradients by the length of all."""
+    assert found.keys() == expected.keys()
+    squares = sum(float((found[name] - value).square().sum()) for name, value in expected.items())
+    return (squares / sum(float(value.square().sum()) for value in expected.values())) ** 0.5
+
+
 def zero_in_theory(gradients: dict[str, Tensor]) -> frozenset[str]:
     """Gradients, in float64, that are rounding alone: of what a batch norm takes away again."""
     largest = max(float(value.abs().max()) for value in gradients.values())
@@ -114,9 +121,9 @@ def test_every_mode_equals_fast(spec: SideSpec, mode: str, make_inputs) -> None:
             assert all(name.endswith("bias") for name in zero)
         assert float((out - lean_out).abs().max()) <= tolerance * float(out.abs().max())
         assert gradients.keys() == dict(plain.named_parameters()).keys()
-        # where float32 itself is farther from the truth than that, two runs of it are not nearer to each other
+        # where float32 itself is farther from the truth than that, two runs of it may be twice as far from each other
         own_error = worst({name: value.double() for name, value in gradients.items()}, exact, zero)
-        assert worst(lean_gradients, gradients, zero) < max(tolerance, own_error)
+        assert worst(lean_gradients, gradients, zero) < max(tolerance, 2 * own_error)
         for name, buffer in plain.named_buffers():
             torch.testing.assert_close(lean.get_buffer(name), buffer, atol=tolerance, rtol=tolerance, msg=name)
         assert all(int(b) == 1 for n, b in lean.named_buffers() if n.endswith("num_batches_tracked"))
@@ -127,12 +134,12 @@ def test_every_mode_equals_fast(spec: SideSpec, mode: str, make_inputs) -> None:
 def test_half_precision_arithmetic_is_no_worse(spec: SideSpec, mode: str, make_inputs) -> None:
     torch.set_num_threads(1)
     _, exact = run(make_network(spec, "fast").double().train(), make_inputs, dtype=torch.float64)
-    zero = zero_in_theory(exact)
     exact = {name: value.float() for name, value in exact.items()}
     out, plain = run(make_network(spec, "fast").train(), make_inputs, autocast=True)
     lean_out, lean = run(make_network(spec, mode).train(), make_inputs, autocast=True)
     assert float((out - lean_out).abs().max()) < 0.02 * float(out.abs().max())
-    assert 1e-4 < worst(lean, exact, zero) < 1.3 * worst(plain, exact, zero)
+    # of all gradients together: the worst entry of one small tensor is a matter of luck
+    assert 1e-4 < distance(lean, exact) < 1.1 * distance(plain, exact)
 
 
 @pytest.mark.parametrize("mode", MODES)
