@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 
-from side4video.backbones.base import Preprocessing
+from side4video.backbones.trunk import Preprocessing
 from side4video.config.paths import locate_data
 from side4video.config.schema import DataSettings, RunSettings
 from side4video.data.catalog import flip_labels

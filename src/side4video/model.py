@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from side4video.backbones.base import FrozenBackbone, LayerTokens
+from side4video.backbones.base import FrozenBackbone
 from side4video.backbones.stored import stream_stored
+from side4video.backbones.trunk import LayerTokens
 from side4video.batch import StoredTokens
 from side4video.side.network import MemoryMode, SideNetwork, SideOutput
 from side4video.side.spec import SideSpec

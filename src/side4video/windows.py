@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from side4video.backbones.base import FrozenBackbone, LayerTokens
+from side4video.backbones.base import FrozenBackbone
+from side4video.backbones.trunk import LayerTokens
 from side4video.side.network import SideNetwork
 
 FRAME_SLICE = 16

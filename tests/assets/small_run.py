@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from side4video.backbones.base import FrozenBackbone, Preprocessing
+from side4video.backbones.base import FrozenBackbone
+from side4video.backbones.trunk import Preprocessing
 from side4video.batch import BrokenClip, VideoBatch
 from side4video.config.load import load_settings
 from side4video.config.schema import RunSettings

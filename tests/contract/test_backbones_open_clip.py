@@ -13,10 +13,11 @@ from open_clip.transformer import VisionTransformer
 from torch import nn
 
 from contract.listing import randomise, signature, small_open_clip, small_towers
-from side4video.backbones.base import FrozenBackbone, ImageTrunk
+from side4video.backbones.base import FrozenBackbone
 from side4video.backbones.build_open_clip import open_clip_tower, tower_trunk
 from side4video.backbones.open_clip_vit import OpenClipViT
 from side4video.backbones.timm_vit import TimmViT
+from side4video.backbones.trunk import ImageTrunk
 from side4video.errors import BackboneError
 
 CLIPS, FRAMES = 2, 3

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from contract.listing import narrow_timm, randomise, signature, small_timm, split_timm, timm_by_file
-from side4video.backbones.base import FrozenBackbone, ImageTrunk, LayerTokens
+from side4video.backbones.base import FrozenBackbone
 from side4video.backbones.timm_vit import TimmViT
+from side4video.backbones.trunk import ImageTrunk, LayerTokens
 
 CLIPS, FRAMES = 2, 4
 GRID, OTHER_GRID = (3, 6), (9, 3)  # Gemma's own pass wants multiples of three

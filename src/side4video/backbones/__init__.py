@@ -1,4 +1,4 @@
-"""Frozen image models: what they promise (`base`), their adapters, how one is made (`create`), which exist (`catalog`).
+"""Frozen image models: promises (`trunk`), wrapper (`base`), adapters, how one is made (`create`), a list (`catalog`).
 
 Importing this package imports no torch; the names below do when they are used.
 """
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from side4video.backbones.catalog import BackboneEntry, list_backbones
 
 if TYPE_CHECKING:
-    from side4video.backbones.base import FrozenBackbone, ImageTrunk, LayerTokens, Preprocessing
+    from side4video.backbones.base import FrozenBackbone
     from side4video.backbones.create import create_backbone
+    from side4video.backbones.trunk import ImageTrunk, LayerTokens, Preprocessing
 
 __all__ = [
     "BackboneEntry",
@@ -24,8 +25,16 @@ __all__ = [
     "list_backbones",
 ]
 
+_HOMES = {
+    "FrozenBackbone": "base",
+    "ImageTrunk": "trunk",
+    "LayerTokens": "trunk",
+    "Preprocessing": "trunk",
+    "create_backbone": "create",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{'create' if name == 'create_backbone' else 'base'}"), name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,9 +1,8 @@
-"""What every frozen image model promises, and the wrapper that freezes and streams it.
+"""The wrapper that freezes an image model and streams it.
 
-A family of image models is one adapter: a module that keeps the promises of `ImageTrunk`. `FrozenBackbone` owns such a
-trunk: it switches off gradients and training mode, casts the weights once, and runs block after block, handing each
-tapped block's tokens to the caller before it goes on. It keeps no list, so the memory of a pass is one layer's tokens
-whatever the depth.
+`FrozenBackbone` owns a trunk (see `trunk.py`): it switches off gradients and training mode, casts the weights once, and
+runs block after block, handing each tapped block's tokens to the caller before it goes on. It keeps no list, so the
+memory of a pass is one layer's tokens whatever the depth.
 
 Shapes: A = P + N, all tokens of a frame, prefix tokens first, patches row by row. E is the width that `finish` gives.
 """
@@ -11,9 +10,7 @@ Shapes: A = P + N, all tokens of a frame, prefix tokens first, patches row by ro
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -21,91 +18,9 @@ from torch import Tensor, nn
 from side4video.backbones.block_weights import BlockWeights
 from side4video.backbones.freezing import cast, content_hash, frozen_arithmetic
 from side4video.backbones.quantised import Quantisation, check_quantisation
+from side4video.backbones.run_blocks import block_of, run_blocks
+from side4video.backbones.trunk import ImageTrunk, LayerTokens, Preprocessing
 from side4video.errors import BackboneError
-from side4video.slices import alike, pieces
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """The pixels that a backbone was trained on, from its library's own record.
-
-    `mean` and `std` are per RGB channel for pixels in 0..1, `image_size` is height, width, `interpolation` is
-    ``"bicubic"``, ``"bilinear"`` or ``"nearest"``.
-    """
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    image_size: tuple[int, int]
-    interpolation: str
-
-
-@dataclass(frozen=True)
-class LayerTokens:
-    """The full output of one frozen block: its residual stream, without the final norm, in the backbone's precision.
-
-    `layer` is the 0-based index of the block. Prefix tokens (class token, registers) come first, then the patches row
-    by row. With `has_class_token`, token 0 is the class token.
-    """
-
-    layer: int
-    tokens_BTAD: Tensor
-    num_prefix: int
-    has_class_token: bool
-    grid_YX: tuple[int, int]
-
-    @property
-    def patches_BTND(self) -> Tensor:
-        """The patch tokens, a view."""
-        return self.tokens_BTAD[:, :, self.num_prefix :]
-
-    @property
-    def class_BTD(self) -> Tensor:
-        """The class token (a view), or the mean of the frame's patches when the backbone has none."""
-        return self.tokens_BTAD[:, :, 0] if self.has_class_token else self.patches_BTND.mean(dim=2)
-
-
-@runtime_checkable
-class ImageTrunk(Protocol):
-    """What an adapter promises; it is also an `nn.Module`.
-
-    `post_norm` is true for post-norm EVA trunks, which have their own dialect of side network.
-    """
-
-    width: int
-    depth: int
-    num_prefix: int
-    has_class_token: bool
-    patch_size: tuple[int, int]
-    post_norm: bool
-    preprocessing: Preprocessing
-
-    def embed(self, images_ICHW: Tensor) -> tuple[Tensor, Any]:
-        """Tokens before the first block, shape IAD, and whatever the blocks need besides.
-
-        That context depends on the size of the images only, not on what is in them or how many there are: a slice of
-        the images may be run with the context of another slice.
-        """
-        ...
-
-    def run_block(self, index: int, tokens_IAD: Tensor, context: Any) -> Tensor:
-        """The output of one block, a new tensor; the input is left as it was."""
-        ...
-
-    def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of patches for images of this height and width.
-
-        Raises:
-            BackboneError: when the model cannot take images of that size.
-        """
-        ...
-
-    def finish(self, tokens_IAD: Tensor) -> Tensor:
-        """The image embedding, shape IE, from the last block's tokens, as the library pools, norms and projects it.
-
-        Raises:
-            BackboneError: when the library's model has none.
-        """
-        ...
 
 
 @final
@@ -242,13 +157,14 @@ class FrozenBackbone(nn.Module):
             block.compile(**options)
 
     def _blocks(self, who: str) -> list[nn.Module]:
-        block: Callable[[int], nn.Module] | None = getattr(self.trunk, "block", None)
-        if block is None:
+        blocks = [block_of(self.trunk, index) for index in range(self.depth)]
+        found = [block for block in blocks if block is not None]
+        if len(found) < len(blocks):
             raise BackboneError(
                 f"backbone {self.name!r}: {who} a trunk with a method block(index) that gives a block as a module; "
                 f"{type(self.trunk).__name__} has none"
             )
-        return [block(index) for index in range(self.depth)]
+        return found
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenBackbone:
         """What `to` and its relatives do to every tensor: weights that rest elsewhere stay there.
@@ -373,65 +289,12 @@ class FrozenBackbone(nn.Module):
     def _run(
         self, images_ICHW: Tensor, *, last: int, frame_slice: int | None, wanted: Collection[int]
     ) -> Iterator[tuple[int, Tensor]]:
-        # gradient mode is entered per block: across a yield it would leak into the caller
-        step = frame_slice or max(1, images_ICHW.shape[0])
-        with frozen_arithmetic(images_ICHW):
-            tokens_IAD, context = self._embed(images_ICHW, step)
-        del images_ICHW
-        with ExitStack() as stack:
-            visits = None if self._weights is None else stack.enter_context(self._weights.visits(range(last + 1)))
-            for index in range(last + 1):
-                with frozen_arithmetic(tokens_IAD), nullcontext() if visits is None else visits.of(index):
-                    tokens_IAD = self._run_block(index, tokens_IAD, context, step=step, ours=index - 1 not in wanted)
-                yield index, tokens_IAD
-
-    def _embed(self, images_ICHW: Tensor, step: int) -> tuple[Tensor, Any]:
-        tokens_IAD: Tensor | None = None
-        context: Any = None
-        for piece in pieces(images_ICHW.shape[0], step):
-            part_IAD, context = self.trunk.embed(images_ICHW[piece].to(self.precision))
-            if tokens_IAD is None:
-                if part_IAD.shape[0] == images_ICHW.shape[0]:
-                    return part_IAD, context
-                tokens_IAD = part_IAD.new_empty(images_ICHW.shape[0], *part_IAD.shape[1:])
-            tokens_IAD[piece] = part_IAD
-        assert tokens_IAD is not None
-        return tokens_IAD, context
-
-    def _run_block(self, index: int, tokens_IAD: Tensor, context: Any, *, step: int, ours: bool) -> Tensor:
-        def run(tokens_IAD: Tensor) -> Tensor:
-            key = lambda: (tokens_IAD.shape, tokens_IAD.dtype, self._kind(index))  # noqa: E731
-            return alike(key, lambda: self.trunk.run_block(index, tokens_IAD, context))
-
-        if step >= tokens_IAD.shape[0]:
-            return run(tokens_IAD)
-        # written in place: joining the slices afterwards would hold the layer twice. Tokens that nobody was given are
-        # ours to write over
-        out_IAD = tokens_IAD if ours else torch.empty_like(tokens_IAD)
-        for piece in pieces(tokens_IAD.shape[0], step):
-            out_IAD[piece] = run(tokens_IAD[piece])
-        return out_IAD
-
-    def _kind(self, index: int) -> Any:
-        """The same for blocks that are built alike."""
-        block: Callable[[int], nn.Module] | None = getattr(self.trunk, "block", None)
-        if block is None:
-            return index
-        module = block(index)
-        return repr(module), tuple((name, p.shape) for name, p in module.named_parameters())
-
-
-def patch_grid(image_size: tuple[int, int], patch_size: tuple[int, int], *, native: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of whole patches in an image; the size a model was made for always fits.
-
-    Raises:
-        BackboneError: when a side is not a multiple of the patch size.
-    """
-    (height, width), (rows, columns) = image_size, patch_size
-    fits = height % rows == 0 and width % columns == 0 and height > 0 and width > 0
-    if not fits and image_size != native:
-        raise BackboneError(
-            f"image size: got {height}x{width}, allowed are multiples of the patch size {rows}x{columns} "
-            f"and the model's own {native[0]}x{native[1]}"
+        return run_blocks(
+            self.trunk,
+            images_ICHW,
+            precision=self.precision,
+            weights=self._weights,
+            last=last,
+            frame_slice=frame_slice,
+            wanted=wanted,
         )
-    return height // rows, width // columns

@@ -18,7 +18,7 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import nn
 
-from side4video.backbones.base import content_hash
+from side4video.backbones.freezing import content_hash
 from side4video.backbones.hub import downloading
 from side4video.backbones.mapped import own_weights, without_values
 from side4video.backbones.open_clip_vit import OpenClipViT, open_clip_preprocessing

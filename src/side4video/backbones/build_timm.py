@@ -9,7 +9,7 @@ import timm
 import torch
 from timm.models import get_pretrained_cfg, is_model
 
-from side4video.backbones.base import content_hash
+from side4video.backbones.freezing import content_hash
 from side4video.backbones.hub import downloading
 from side4video.backbones.mapped import own_weights, without_values
 from side4video.backbones.timm_vit import TimmViT, require_family

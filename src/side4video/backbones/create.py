@@ -11,7 +11,7 @@ from open_clip.transformer import VisionTransformer
 from torch import nn
 
 from side4video.backbones import tiny
-from side4video.backbones.base import FrozenBackbone, ImageTrunk
+from side4video.backbones.base import FrozenBackbone
 from side4video.backbones.build_open_clip import build_open_clip, tower_trunk
 from side4video.backbones.build_timm import build_timm
 from side4video.backbones.catalog import AUTO, TINY, suggest
@@ -22,6 +22,7 @@ from side4video.backbones.quantised import Quantisation
 from side4video.backbones.released import LIBRARY as RELEASED
 from side4video.backbones.released import build_released
 from side4video.backbones.timm_vit import TimmViT
+from side4video.backbones.trunk import ImageTrunk
 from side4video.backbones.weights import load_whole, read_weights
 from side4video.errors import BackboneError
 

@@ -20,9 +20,10 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 
-from side4video.backbones.base import FrozenBackbone, LayerTokens
+from side4video.backbones.base import FrozenBackbone
 from side4video.backbones.open_clip_vit import OpenClipViT
 from side4video.backbones.timm_vit import TimmViT
+from side4video.backbones.trunk import LayerTokens
 from side4video.errors import BackboneError
 
 

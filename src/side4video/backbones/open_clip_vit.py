@@ -15,7 +15,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from side4video.backbones.base import Preprocessing, patch_grid
+from side4video.backbones.trunk import Preprocessing, patch_grid
 
 
 class OpenClipViT(nn.Module):

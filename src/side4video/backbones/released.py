@@ -20,10 +20,10 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 
-from side4video.backbones.base import Preprocessing
 from side4video.backbones.open_clip_vit import OpenClipViT
 from side4video.backbones.text import WHAT_WORKS, TextTower
 from side4video.backbones.timm_vit import TimmViT
+from side4video.backbones.trunk import Preprocessing
 from side4video.backbones.weights import read_weights
 from side4video.errors import BackboneError, CheckpointError
 

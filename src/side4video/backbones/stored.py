@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor
 
-from side4video.backbones.base import LayerTokens
+from side4video.backbones.trunk import LayerTokens
 from side4video.batch import StoredTokens
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from side4video.backbones.base import content_hash
+from side4video.backbones.freezing import content_hash
 from side4video.errors import BackboneError
 
 WHAT_WORKS = (

@@ -8,8 +8,8 @@ from typing import Any
 from timm.models.eva import EvaBlockPostNorm
 from torch import Tensor, nn
 
-from side4video.backbones.base import Preprocessing, patch_grid
 from side4video.backbones.timm_families import Family, family_of
+from side4video.backbones.trunk import Preprocessing, patch_grid
 from side4video.errors import BackboneError
 
 WHAT_WORKS = (

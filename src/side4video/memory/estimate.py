@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from side4video.backbones.base import LayerTokens
+from side4video.backbones.trunk import LayerTokens
 from side4video.memory.cards import Card
 from side4video.memory.track import Operation, StorageTracker
 from side4video.side.norms import simulated_gpu

@@ -12,7 +12,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from side4video.backbones.base import FrozenBackbone, LayerTokens
+from side4video.backbones.base import FrozenBackbone
+from side4video.backbones.trunk import LayerTokens
 from side4video.memory.estimate import StepEstimate, estimate_step
 from side4video.side.network import SideNetwork
 from side4video.tasks.recognition import VideoClassifier

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from side4video.backbones.base import FrozenBackbone, LayerTokens, content_hash, patch_grid
+from side4video.backbones.base import FrozenBackbone
+from side4video.backbones.freezing import content_hash
+from side4video.backbones.trunk import LayerTokens, patch_grid
 from side4video.errors import BackboneError
 from unit.backbones.toy import DEPTH, PATCH, PREFIX, WIDTH, ToyTrunk
 

@@ -17,7 +17,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from side4video.backbones import hub
-from side4video.backbones.base import content_hash
+from side4video.backbones.freezing import content_hash
 from side4video.backbones.timm_vit import TimmViT
 from side4video.errors import BackboneError
 

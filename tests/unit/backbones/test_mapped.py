@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from side4video.backbones.base import FrozenBackbone, content_hash
+from side4video.backbones.base import FrozenBackbone
 from side4video.backbones.build_open_clip import open_clip_tower, tower_trunk
 from side4video.backbones.create import create_backbone
+from side4video.backbones.freezing import content_hash
 from side4video.backbones.mapped import FileMemory, own_weights, without_values
 from side4video.backbones.weights import read_weights
 

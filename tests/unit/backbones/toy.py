@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from side4video.backbones.base import Preprocessing, patch_grid
+from side4video.backbones.trunk import Preprocessing, patch_grid
 
 PATCH = (4, 2)
 PREFIX = 2

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from side4video.backbones.base import content_hash
+from side4video.backbones.freezing import content_hash
 from side4video.errors import CheckpointError, ConfigError, TrainingError
 from side4video.training import recognition_task
 from side4video.training.checkpoint import RunFolder
