@@ -1,6 +1,7 @@
 """Search in 100,000 windows of footage: building the store, its size, latency, and how much of the truth it finds.
 
     python benchmarks/search.py [--videos 2000] [--queries 100] [--folder DIR]
+    python benchmarks/search.py --docs      write the table of docs/stores.md from the stored result
 
 Drawn vectors, no model, two cores. The default store (embedded Qdrant) takes 2,000 videos of 50 windows, 12 frames of
 width 512 each. Half of a window's frames are also the next one's, as in real libraries. A search is what `side4video
@@ -54,6 +55,8 @@ from side4video.training.files import read_tensors, write_tensors
 from side4video.training.provenance import hardware, source_commit
 
 RESULT = Path(__file__).parent / "results" / "search.json"
+PAGE = Path(__file__).parents[1] / "docs" / "stores.md"
+BEGIN, END = "<!-- search begin -->", "<!-- search end -->"
 CORES = 2
 E, T, Q, STEP, WINDOWS = 512, 12, 12, 6, 50
 TOPICS, FOLDERS = 500, 10
@@ -274,6 +277,33 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def page_table(result: dict[str, Any]) -> str:
+    """The table of the docs page, and where it comes from."""
+    lines = [
+        f"| {result['windows']:,} windows of {T} frames, {E} wide | p50 ms | p95 ms | p99 ms | recall@10 |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, row in result["rows"].items():
+        times = " | ".join(f"{row[key]:.1f}" for key in ("p50_ms", "p95_ms", "p99_ms"))
+        lines.append(f"| {name} | {times} | {row['recall_at_10']:.3f} |")
+    hardware = result["hardware"]
+    lines += [
+        "",
+        f"Upserts {result['upsert_seconds']:.0f} s, `optimise` {result['optimise_seconds']:.0f} s, "
+        f"{result['disk_mb']:,.0f} MB on disk, {result['resident_mb']:,.0f} MB resident while searching (of them "
+        f"{result['resident_mb_before']:,.0f} before the library was opened). {hardware['cores']} cores of "
+        f"{hardware['processor']}; `{result['command']}`, commit `{result['commit'][:12]}`.",
+    ]
+    return "\n".join(lines)
+
+
+def write_page(result: dict[str, Any]) -> None:
+    """Put the table between the page's markers."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(f"{before}{BEGIN}\n{page_table(result)}\n{END}{after}", encoding="utf-8")
+
+
 def main() -> None:
     """Draw, build, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -281,8 +311,12 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--folder", type=Path, help="where to build (default: a temporary folder)")
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--docs", action="store_true", help="measure nothing; write the page's table")
     parser.add_argument("--measure", nargs=2, type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.docs:
+        write_page(json.loads(args.out.read_text(encoding="utf-8")))
+        return
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     if args.measure:
@@ -300,7 +334,8 @@ def main() -> None:
         write_tensors(base / "inputs.safetensors", {"tokens": drawn.tokens_MQE, "exact": sim_MV})
         print(f"  drawn, exact scores in {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
         result: dict[str, Any] = {
-            "command": " ".join(["python", *sys.argv]),
+            # where it was built is nobody's business
+            "command": f"python benchmarks/search.py --videos {args.videos} --queries {args.queries}",
             "commit": source_commit(),
             "hardware": {**hardware(), "load_average": round(os.getloadavg()[0], 1)},
             "versions": {name: version(name) for name in ("torch", "qdrant-edge-py")},
