@@ -196,8 +196,8 @@ def table(report: dict[str, Any]) -> str:
         texts: list[str] = []
         for setup in setups.values():
             error = setup["relative_error"][key]
-            largest = f" ({100 * error['largest']:.2g} %)" if setup["batches"] > 1 else ""
-            texts.append(f"{100 * error['mean']:.2g} %{largest}")
+            largest = f" ({100 * error['largest']:#.2g} %)" if setup["batches"] > 1 else ""
+            texts.append(f"{100 * error['mean']:#.2g} %{largest}")
         lines.append(f"| {way.title} | " + " | ".join(texts) + " |")
     return "\n".join(lines)
 
