@@ -9,14 +9,37 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
+_DIGEST_VALUES = 2**18
+
+
+class ContentDigest:
+    """sha256 over the names, shapes and values of tensors, floats as float32.
+
+    Values pass through one small buffer: a whole float32 copy for each tensor, made and freed again between what stays,
+    would leave holes in the process's memory.
+    """
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self._buffer = torch.empty(_DIGEST_VALUES)
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Count one tensor in."""
+        self._sha256.update(f"{name}{tuple(tensor.shape)}".encode())
+        for part in tensor.detach().reshape(-1).split(_DIGEST_VALUES):
+            exact = self._buffer[: len(part)].copy_(part) if part.is_floating_point() else part.cpu()
+            self._sha256.update(exact.view(torch.uint8).numpy().data)
+
+    def hexdigest(self) -> str:
+        """What has been counted, in hexadecimal."""
+        return self._sha256.hexdigest()
+
 
 def content_hash(module: nn.Module) -> str:
-    """sha256 over the names, shapes and values of a module's state, floats as float32."""
-    digest = hashlib.sha256()
+    """The `ContentDigest` of a module's state, in order of the names."""
+    digest = ContentDigest()
     for key, value in sorted(module.state_dict().items()):
-        exact = value.float() if value.is_floating_point() else value
-        digest.update(f"{key}{tuple(value.shape)}".encode())
-        digest.update(exact.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        digest.add(key, value)
     return digest.hexdigest()
 
 

@@ -8,7 +8,6 @@ one copy of the weights in the wanted precision and one tensor.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import mmap
 from bisect import bisect_right
 from collections.abc import Generator, Mapping
@@ -18,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from side4video.backbones.freezing import ContentDigest
 
 _MAPS = Path("/proc/self/maps")
 _DONT_NEED = 4  # MADV_DONTNEED: clean pages of a file come back from the file when they are read again
@@ -86,13 +87,10 @@ def own_weights(trunk: nn.Module, precision: torch.dtype | None = None) -> str |
     state: Mapping[str, Tensor] = trunk.state_dict(keep_vars=True)
     if not any(files.holds(value) for value in state.values()):
         return None
-    digest = hashlib.sha256()
+    digest = ContentDigest()
     for key, value in sorted(state.items()):
         source = value.detach()
-        exact = source.float() if source.is_floating_point() else source
-        digest.update(f"{key}{tuple(source.shape)}".encode())
-        digest.update(exact.contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
-        del exact
+        digest.add(key, source)
         target = precision if precision is not None and source.is_floating_point() else source.dtype
         if files.holds(source):
             value.data = source.to(target, copy=True)
