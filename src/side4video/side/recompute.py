@@ -163,7 +163,7 @@ class _Recomputed(torch.autograd.Function):
     def gradients(ctx: Any, kept: Sequence[Tensor], grad: Tensor) -> list[Tensor | None]:
         """Of the inputs and the parameters."""
         needed = ctx.needs_input_grad[5:]
-        tensors = [t.detach().requires_grad_(need) for t, need in zip(kept, needed, strict=False)]
+        tensors = [t.detach().requires_grad_(need) for t, need in zip(kept, needed[: len(kept)], strict=True)]
         wanted = [t for t in (*tensors, *ctx.parameters) if t.requires_grad]
         with torch.enable_grad(), ctx.autocast(), untracked_statistics(ctx.modules):
             terms = ctx.again(*tensors)
