@@ -113,14 +113,19 @@ def run(options: argparse.Namespace) -> Outcome:
         _check_windows(library, options)
         embedder.settings = library.identity.windows
         with _progress(library, found.videos) as on_progress:
-            report = index_footage(
-                library,
-                embedder,
-                found.videos,
-                prune=options.prune,
-                places=_places(options.words, found),
-                on_progress=on_progress,
-            )
+            try:
+                report = index_footage(
+                    library,
+                    embedder,
+                    found.videos,
+                    prune=options.prune,
+                    places=_places(options.words, found),
+                    on_progress=on_progress,
+                )
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(
+                    "stopped; finished videos are kept: the same command goes on from there"
+                ) from None
         value = _as_json(report, library, time.monotonic() - begun)
     for path, reason in report.unreadable:
         fail(f"{path}: {reason}")
