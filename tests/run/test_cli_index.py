@@ -175,3 +175,16 @@ def test_killed_at_random_moments_and_two_at_once(retrieval_run: Path, footage: 
     assert "is in use by process" in message
     assert pair["waiting"] == {"codes": [0, 0], "messages": [], "equal": True}
     assert pair["refused"]["equal"]
+
+
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
+    retrieval_run: Path, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("side4video.search.indexing.index_footage", interrupted)
+        assert main(["index", str(retrieval_run), str(own), "--into", str(tmp_path / "lib"), "--store", "flat"]) == 130
+    assert "stopped; finished videos are kept: the same command goes on" in capsys.readouterr().err
+    assert index(capsys, retrieval_run, own, "--into", tmp_path / "lib")["embedded"] == 2
