@@ -94,7 +94,7 @@ def distances(plan: Plan, device: torch.device) -> dict[str, Any]:
                     row = _row(plan, size, (width, taps), precision, memory, device)
                     floor = row["frozen_flops"] / rates[precision] + 3 * row["side_flops"] / rates[side]
                     rows.append(
-                        {**row, "floor_seconds": round(floor, 5), "times_floor": round(row["seconds"] / floor, 3)}
+                        {**row, "floor_seconds": round(floor, 5), "times_floor": float(f"{row['seconds'] / floor:.4g}")}
                     )
                     print(
                         f"{size.label}, side {width}, frozen {precision}, {memory}: {row['seconds']:.3f} s, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,12 +25,14 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs. Copy it before changing it."""
+def trained(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run of two epochs. Whoever changes it must copy it: a test that wrote into it is found out at the end."""
     out = tmp_path_factory.mktemp("runs") / "trained"
     words = ["train", str(clips / "train"), "--val", str(clips / "val"), "--out", str(out), "--epochs", "2"]
     assert main([*words, *settings()]) == 0
-    return out
+    files = sorted(out.rglob("*"))
+    yield out
+    assert sorted(out.rglob("*")) == files, "a test wrote into the shared run"
 
 
 @pytest.fixture

@@ -228,17 +228,17 @@ def VideoTextModel_beside_tiny() -> VideoTextModel:
 
 
 def test_a_converted_run_evaluates_and_predicts(
-    trained: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run_copy: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     official, again = tmp_path / "official.pt", tmp_path / "again"
     names = tmp_path / "names.txt"
-    names.write_text("\n".join(json.loads((trained / "classes.json").read_text())))
-    assert convert(trained, official, "--to", "official") == 0
+    names.write_text("\n".join(json.loads((run_copy / "classes.json").read_text())))
+    assert convert(run_copy, official, "--to", "official") == 0
     words = ["--backbone", "tiny-clip", "backbone.pretrained=false", "--classes", str(names), "data.num_frames=6"]
     assert convert(official, again, *words, "data.workers=0") == 0
     capsys.readouterr()
     results = []
-    for run in (trained, again):
+    for run in (run_copy, again):
         assert main(["evaluate", str(run), "--data", str(clips / "val"), "--json"]) == 0
         results.append(json.loads(capsys.readouterr().out))
     assert results[0]["loss"] == pytest.approx(results[1]["loss"], rel=1e-12)
