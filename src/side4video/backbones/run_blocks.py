@@ -35,7 +35,7 @@ def run_blocks(
     Outputs of the blocks in `wanted` are never changed afterwards, others may be.
     """
     # gradient mode is entered per block: across a yield it would leak into the caller
-    step = frame_slice or max(1, images_ICHW.shape[0])
+    step = frame_slice or None
     with frozen_arithmetic(images_ICHW):
         tokens_IAD, context = _embed(trunk, images_ICHW, precision, step)
     del images_ICHW
@@ -53,7 +53,9 @@ def block_of(trunk: ImageTrunk, index: int) -> nn.Module | None:
     return None if block is None else block(index)
 
 
-def _embed(trunk: ImageTrunk, images_ICHW: Tensor, precision: torch.dtype, step: int) -> tuple[Tensor, Any]:
+def _embed(trunk: ImageTrunk, images_ICHW: Tensor, precision: torch.dtype, step: int | None) -> tuple[Tensor, Any]:
+    if step is None:  # apart from the pieces: an exported program would take the number of images for a constant
+        return trunk.embed(images_ICHW.to(precision))
     tokens_IAD: Tensor | None = None
     context: Any = None
     for piece in pieces(images_ICHW.shape[0], step):
@@ -67,12 +69,14 @@ def _embed(trunk: ImageTrunk, images_ICHW: Tensor, precision: torch.dtype, step:
     return tokens_IAD, context
 
 
-def _run_block(trunk: ImageTrunk, index: int, tokens_IAD: Tensor, context: Any, *, step: int, ours: bool) -> Tensor:
+def _run_block(
+    trunk: ImageTrunk, index: int, tokens_IAD: Tensor, context: Any, *, step: int | None, ours: bool
+) -> Tensor:
     def run(tokens_IAD: Tensor) -> Tensor:
         key = lambda: (tokens_IAD.shape, tokens_IAD.dtype, _kind(trunk, index))  # noqa: E731
         return alike(key, lambda: trunk.run_block(index, tokens_IAD, context))
 
-    if step >= tokens_IAD.shape[0]:
+    if step is None or step >= tokens_IAD.shape[0]:
         return run(tokens_IAD)
     # written in place: joining the slices afterwards would hold the layer twice. Tokens that nobody was given are
     # ours to write over
