@@ -55,6 +55,7 @@ COMMANDS = (
     Command("embed", "write the vectors of videos, frame by frame and window by window", "side4video.cli.embed"),
     Command("index", "make your footage searchable; again, only what has changed", "side4video.cli.index"),
     Command("search", "find moments in indexed footage by a sentence or an example", "side4video.cli.search"),
+    Command("app", "a web page to drop videos on, and to search a library", "side4video.cli.app"),
     Command("plan", "will it fit, how long will it take, what to change; before any download", "side4video.cli.plan"),
     Command("doctor", "find what is wrong with a data set before training does", "side4video.cli.doctor"),
     Command("prepare", "check, resize and list a published data set or a folder of clips", "side4video.cli.prepare"),

@@ -1,0 +1,168 @@
+"""The classifiers of the page: loaded once, sharing backbones, run together on each video.
+
+A video is looked at as `side4video predict` does, with its default views, so both give the same scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from side4video.app.limits import Limits
+from side4video.backbones.base import FrozenBackbone
+from side4video.build import load_run, pixel_format
+from side4video.config.load import load_settings
+from side4video.config.schema import RunSettings
+from side4video.data.decode import VideoReader
+from side4video.data.sampling import FrameSampler
+from side4video.data.transforms import TestTransform
+from side4video.errors import CheckpointError
+from side4video.tasks.recognition import VideoClassifier
+from side4video.tasks.retrieval import VideoTextModel
+from side4video.training.checkpoint import BACKBONE, CONFIG
+from side4video.training.files import read_json
+from side4video.training.runtime import Runtime, start
+
+NUM_CLIPS = 4
+_VIEWS_PER_PASS = 8
+_CHUNK_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run with its model; `name` is what the page calls it."""
+
+    name: str
+    path: Path
+    settings: RunSettings
+    model: VideoClassifier | VideoTextModel
+
+
+class Backbones:
+    """Frozen image models by what identifies them; each is loaded once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, FrozenBackbone] = {}
+
+    def load(self, path: Path, settings: RunSettings, device: torch.device) -> VideoClassifier | VideoTextModel:
+        """The model of a run, on a backbone that is there already if it is the same.
+
+        Raises:
+            CheckpointError, BackboneError: the run is damaged, or its backbone cannot be had.
+        """
+        identity = f"{settings.backbone.precision} {read_json(path / BACKBONE)}"
+        model = load_run(path, device=device, backbone=self._known.get(identity))
+        assert isinstance(model, VideoClassifier | VideoTextModel)
+        self._known.setdefault(identity, model.backbone)
+        return model
+
+
+def load_runs(
+    paths: Sequence[Path], overrides: Mapping[str, Any], backbones: Backbones
+) -> tuple[list[LoadedRun], Runtime]:
+    """The models of some runs, and the device and precision that they run in.
+
+    Raises:
+        CheckpointError, BackboneError: a run is damaged, or its backbone cannot be had.
+        ConfigError: settings that are not allowed, or a device that is not there.
+    """
+    stored = [load_settings(path / CONFIG, overrides) for path in paths]
+    runtime = start(stored[0].train.model_copy(update={"devices": 1}))
+    names = _short_names(paths)
+    runs = [
+        LoadedRun(name, path, settings, backbones.load(path, settings, runtime.device))
+        for name, path, settings in zip(names, paths, stored, strict=True)
+    ]
+    return runs, runtime
+
+
+@dataclass(frozen=True)
+class _Looks:
+    """How clips are made of a video: runs with equal looks and backbone share a pass."""
+
+    sampler: FrameSampler
+    transform: TestTransform
+
+    def read(self, reader: VideoReader) -> Tensor:
+        """All views as `clips_VTCHW`; full-size frames are held a few at a time."""
+        clips = self.sampler.test(reader.info.num_frames, NUM_CLIPS)
+        needed = sorted({index for clip in clips for index in clip})
+        step = max(1, _CHUNK_BYTES // (3 * reader.info.width * reader.info.height))
+        parts = [self.transform(reader.read(needed[i : i + step]))[0] for i in range(0, len(needed), step)]
+        frames_UCHW = torch.cat(parts)
+        place = {index: number for number, index in enumerate(needed)}
+        return torch.stack([frames_UCHW[[place[index] for index in clip]] for clip in clips])
+
+
+class Recognisers:
+    """The classifiers among the runs, ready to name what a video shows."""
+
+    def __init__(self, runs: Sequence[LoadedRun], runtime: Runtime, limits: Limits) -> None:
+        self.runs = [run for run in runs if isinstance(run.model, VideoClassifier)]
+        self.runtime, self._limits = runtime, limits
+        self._groups: dict[tuple[int, _Looks], list[LoadedRun]] = {}
+        for run in self.runs:
+            data = run.settings.data
+            looks = _Looks(
+                FrameSampler(data.sampling, data.num_frames),
+                TestTransform(pixel_format(run.model.backbone.preprocessing), data.resize, 1),
+            )
+            self._groups.setdefault((id(run.model.backbone), looks), []).append(run)
+
+    def predict(self, path: Path, progress: Callable[[float], None]) -> dict[str, Tensor]:
+        """`scores_K` of every run by its name, summing to one.
+
+        Raises:
+            VideoError: the video cannot be read.
+            CheckpointError: scores that are no numbers.
+        """
+        found: dict[str, Tensor] = {}
+        limits = self._limits
+        with VideoReader(path, max_side=limits.max_side, max_pixels=limits.max_pixels) as reader:
+            for (_, looks), runs in self._groups.items():
+                clips_VTCHW = looks.read(reader)
+                progress((len(found) + 0.5 * len(runs)) / len(self.runs))
+                models = [run.model for run in runs if isinstance(run.model, VideoClassifier)]
+                for run, scores_K in zip(runs, score_views(models, clips_VTCHW, self.runtime), strict=True):
+                    if not bool(torch.isfinite(scores_K).all()):
+                        raise CheckpointError(f"the run {run.name} gives scores that are no numbers: it is damaged")
+                    found[run.name] = scores_K
+                progress(len(found) / len(self.runs))
+        return found
+
+
+@torch.no_grad()
+def score_views(models: Sequence[VideoClassifier], clips_VTCHW: Tensor, runtime: Runtime) -> list[Tensor]:
+    """Each model's `scores_K` of one video, float64: softmax of each of V views, averaged; one pass of the backbone."""
+    backbone, frame_slice = models[0].backbone, models[0].video.frame_slice
+    taps = sorted({tap for model in models for tap in model.side.taps})
+    scores: list[list[Tensor]] = [[] for _ in models]
+    with runtime.autocast():
+        for part in clips_VTCHW.split(_VIEWS_PER_PASS):
+            part_VTCHW = part.to(runtime.device)
+            layers = list(backbone.stream(part_VTCHW, taps, frame_slice=frame_slice))
+            for model, own in zip(models, scores, strict=True):
+                frames_BTS = model.side(
+                    part_VTCHW, (layer for layer in layers if layer.layer in model.side.taps)
+                ).frames_BTS
+                own.append(model.head(frames_BTS.mean(1)).cpu().double().softmax(-1))
+    return [torch.cat(own).mean(0) for own in scores]
+
+
+def class_names(model: VideoClassifier) -> tuple[str, ...]:
+    """Names of the classes; numbers where the run has none."""
+    return model.class_names or tuple(str(number) for number in range(model.head.out_features))
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """Folder names, with their parents' where two are equal."""
+    names = [path.absolute().name for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    longer = ["/".join(path.absolute().parts[-2:]) for path in paths]
+    return longer if len(set(longer)) == len(longer) else [str(path.absolute()) for path in paths]

@@ -1,0 +1,136 @@
+"""The one thread that runs the model: stage after stage of video after video.
+
+Each video passes the stages in order. First stages of all videos come before anybody's second ones, so that a long
+timeline keeps nobody waiting for a first answer.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from side4video.app.refusal import RefusalError
+from side4video.app.videos import Video, Videos
+from side4video.errors import Side4VideoError, VideoError
+
+logger = logging.getLogger(__name__)
+Progress = Callable[[float], None]
+
+
+class CancelledError(Exception):
+    """The visitor has removed the video that a stage is at work on, or the page stops."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the work on a video: `run(video, progress)` puts what it finds into the video.
+
+    `is_needed`: without it nothing of the video can be shown, so a failure is the video's.
+    """
+
+    name: str
+    label: str
+    run: Callable[[Video, Progress], None]
+    is_needed: bool = False
+
+
+class Worker:
+    """Runs `stages` on every video that is handed to `submit`, until `stop`."""
+
+    def __init__(self, stages: Sequence[Stage], videos: Videos) -> None:
+        self.stages, self._videos = stages, videos
+        self._tasks: list[tuple[int, int, Video]] = []
+        self._count = itertools.count()
+        self._changed = threading.Condition()
+        self._current: Video | None = None
+        self._stops = False
+        self._thread = threading.Thread(target=self._work, name="side4video-app-worker", daemon=True)
+        self._thread.start()
+
+    def submit(self, video: Video, first_stage: int = 0) -> None:
+        """Put a video at the end of the queue."""
+        with self._changed:
+            video.state, video.stage, video.progress = "waiting", self.stages[first_stage].label, 0.0
+            heapq.heappush(self._tasks, (first_stage, next(self._count), video))
+            self._changed.notify()
+
+    def position(self, video: Video) -> int:
+        """How many videos come before this one; 0 for the one at work, and for one that does not wait."""
+        with self._changed:
+            ordered = [task[2] for task in sorted(self._tasks)]
+            if video not in ordered:
+                return 0
+            return ordered.index(video) + (self._current is not None)
+
+    def stop(self, wait_seconds: float = 10.0) -> None:
+        """Let the thread end, at the next piece of progress of what it does."""
+        with self._changed:
+            self._stops = True
+            self._changed.notify()
+        self._thread.join(wait_seconds)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._tasks and not self._stops:
+                    self._changed.wait()
+                if self._stops:
+                    return
+                number, _, video = heapq.heappop(self._tasks)
+                if video.is_cancelled:
+                    self._videos.delete_files(video)
+                    continue
+                self._current, video.is_busy = video, True
+                video.state, video.stage, video.progress = "running", self.stages[number].label, 0.0
+            is_over = self._run(self.stages[number], video)
+            video.stages_done = number + 1
+            with self._changed:
+                self._current, video.is_busy = None, False
+            if video.is_cancelled:
+                self._videos.delete_files(video)
+            elif is_over or number + 1 == len(self.stages):
+                video.state = "failed" if video.error else "done"
+            else:
+                self.submit(video, number + 1)
+
+    def _run(self, stage: Stage, video: Video) -> bool:
+        """Run one stage; True when nothing can follow it."""
+
+        def tell(share: float) -> None:
+            video.progress = share
+            if video.is_cancelled or self._stops:
+                raise CancelledError
+
+        try:
+            stage.run(video, tell)
+        except CancelledError:
+            return True
+        except (Side4VideoError, OSError, MemoryError) as error:
+            message = reason(error)
+        except Exception:  # the next visitor's video must still find a worker
+            logger.exception("%s: stage %s failed", video.id, stage.name)
+            message = "something went wrong in the server; its log says what"
+        else:
+            return False
+        video.problems[stage.name] = message
+        if stage.is_needed:
+            video.error = message
+        return stage.is_needed
+
+
+def reason(error: BaseException) -> str:
+    """What an error says of a visitor's video, without the server's paths."""
+    if isinstance(error, VideoError):
+        return f"this video cannot be read: {error.reason}"
+    if isinstance(error, RefusalError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "the server has not enough memory for this video"
+    if isinstance(error, OSError):
+        return f"the server cannot work on this video: {error.strerror or type(error).__name__}"
+    logger.warning("%s", error)
+    return str(error)
