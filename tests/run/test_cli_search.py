@@ -16,11 +16,11 @@ from run.retrieval_runs import write_retrieval_run
 from side4video.backbones.create_text import create_tokenizer
 from side4video.build import load_text_model
 from side4video.cli.main import main
-from side4video.cli.search import clock
 from side4video.data.caption_dataset import CenterCrop
 from side4video.data.decode import VideoReader
 from side4video.data.transforms import PixelFormat
 from side4video.search.library import LEDGER_FILE, open_library
+from side4video.streaming.clock import clock
 
 
 @pytest.fixture(scope="module")

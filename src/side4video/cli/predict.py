@@ -1,4 +1,4 @@
-"""`side4video predict`: name the action in video files, folders and globs, looking at the whole of each video."""
+"""`side4video predict`: name the action in video files, folders and globs, or with `--timeline` what happens when."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from side4video.cli.console import fail, note, progress_bar, show_table
 from side4video.cli.main import BAD_INPUT, DONE, WRONG_DATA, Outcome
+from side4video.cli.timelines import add_timeline_arguments, check_timeline_options, run_timelines
 from side4video.cli.video_paths import find_videos
 from side4video.cli.views import parse_views
 from side4video.config.load import parse_overrides
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 USAGE = "RUN [RUN ...] VIDEO [VIDEO ...] [options]"
 EXAMPLES = """  side4video predict runs/mine video.mp4
   side4video predict runs/mine footage/ 'more/**/*.mkv' --top-k 3 --json
-  side4video predict runs/actions runs/sports video.mp4 --views 10x3"""
+  side4video predict runs/actions runs/sports video.mp4 --views 10x3
+  side4video predict runs/mine long.mp4 --timeline --fps 4 --out long.html --out long.srt
+  side4video predict runs/retrieval long.mp4 --timeline --text "a dog jumps" --text "a ball rolls" --fps 4"""
 
 SHORT_FLAGS = {
     "--num-frames": "data.num_frames",
@@ -46,6 +49,18 @@ def add_arguments(parser: CommandParser) -> None:
         help="looks at each video, whose scores are averaged: CLIPS choices of frames over the whole of it, each in "
         "CROPS (1, 3 or 5) parts of the picture. Default: 4x1.",
     )
+    parser.add_option(
+        "--text",
+        action="append",
+        metavar="SENTENCE",
+        help="for retrieval runs, a sentence to score each video by; may be given several times",
+    )
+    parser.add_switch(
+        "--same-pixels",
+        help="let runs on one backbone look at the same crop of a picture, the first one's, so that they share a pass; "
+        "classifiers and retrieval runs crop differently otherwise",
+    )
+    add_timeline_arguments(parser)
     parser.add_common()
     parser.add_settings(SHORT_FLAGS, only=CHANGEABLE)
 
@@ -60,6 +75,7 @@ def run(options: argparse.Namespace) -> Outcome:
     if options.top_k < 1:
         raise ConfigError(f"--top-k: must be at least 1; got {options.top_k}")
     views = parse_views(options.views)
+    check_timeline_options(options)
     # where it was trained says nothing about where it is used
     overrides = {"train.accelerator": "auto", **parse_overrides(options.overrides)}
     found = find_videos(options.words)
@@ -67,6 +83,8 @@ def run(options: argparse.Namespace) -> Outcome:
         fail(f"{word}: {reason}")
     if not found.videos:
         return Outcome(BAD_INPUT)
+    if options.timeline:
+        return run_timelines(options, found, overrides)
 
     # torch comes in here: everything above is checked without it
     from side4video.cli.prediction import Prediction, Unreadable, predict_videos

@@ -14,6 +14,7 @@ from side4video.cli.main import DONE, WRONG_DATA, Outcome
 from side4video.cli.video_paths import check_run
 from side4video.config.load import parse_overrides
 from side4video.errors import ConfigError
+from side4video.streaming.clock import clock
 
 if TYPE_CHECKING:
     from side4video.cli.parser import CommandParser
@@ -105,15 +106,6 @@ def run(options: argparse.Namespace) -> Outcome:
     if not options.json:
         _show(moments, clips)
     return Outcome(WRONG_DATA if num_failed else DONE, entries)
-
-
-def clock(seconds: float) -> str:
-    """A time of a video as m:ss.s, or h:mm:ss.s in long ones."""
-    tenths = round(10 * seconds)
-    minutes, tenths = divmod(tenths, 600)
-    hours, minutes = divmod(minutes, 60)
-    rest = f"{tenths // 10:02d}.{tenths % 10}"
-    return f"{hours}:{minutes:02d}:{rest}" if hours else f"{minutes}:{rest}"
 
 
 def _seconds(flag: str, value: str | None) -> float | None:
