@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from side4video.side.norms import layer_norm
+from side4video.side.norms import layer_norm, own_precision
 
 
 class Projection(nn.Module):
@@ -23,28 +24,35 @@ class Projection(nn.Module):
         self.norm = nn.LayerNorm(backbone_width if norm_at == "input" else width)
         self.linear = nn.Linear(backbone_width, width)
 
-    @property
-    def last(self) -> nn.Linear | None:
-        """The linear map, where it comes last."""
-        return self.linear if self.norm_at == "input" else None
+    def last(self) -> tuple[Tensor, Tensor] | None:
+        """Weight and bias of the linear map, where it comes last, with the norm's own in them.
+
+        `W(g * x + b) + c` is `(W * g) x + (Wb + c)`. In the second form the gradients of g and b come from those of
+        the matrix, so that nothing is ever computed for the gradient of the tokens, which nobody wants.
+        """
+        if self.norm_at != "input":
+            return None
+        weight_SD = self.linear.weight
+        return weight_SD * self.norm.weight, self.linear.bias + (weight_SD * self.norm.bias).sum(1)
 
     def inner(self, tokens_BTAD: Tensor) -> Tensor:
         """All that comes before `last`."""
         if tokens_BTAD.is_meta or not torch.is_autocast_enabled(tokens_BTAD.device.type):
             # the backbone may run in another precision than the side network
             tokens_BTAD = tokens_BTAD.to(self.linear.weight.dtype)
-        if self.norm_at == "input":
-            return layer_norm(self.norm, tokens_BTAD)
-        return layer_norm(self.norm, self.linear(tokens_BTAD))
+        if self.norm_at != "input":
+            return layer_norm(self.norm, self.linear(tokens_BTAD))
+        with own_precision(tokens_BTAD):
+            return F.layer_norm(tokens_BTAD, self.norm.normalized_shape, eps=self.norm.eps)
 
     def forward(self, tokens_BTAD: Tensor) -> Tensor:
-        inner = self.inner(tokens_BTAD)
-        return inner if self.last is None else self.last(inner)
+        inner, last = self.inner(tokens_BTAD), self.last()
+        return inner if last is None else F.linear(inner, *last)
 
 
 def fuse(side_BTNS: Tensor | None, projected_BTNS: Tensor) -> Tensor:
     """The mean of the side stream and the projected frozen tokens; the tokens alone when there is no stream yet."""
-    return projected_BTNS if side_BTNS is None else 0.5 * (side_BTNS + projected_BTNS)
+    return projected_BTNS if side_BTNS is None else (side_BTNS + projected_BTNS).mul_(0.5)
 
 
 def shift_class_tokens(class_BTS: Tensor) -> Tensor:

@@ -220,11 +220,14 @@ class SideNetwork(nn.Module):
         """Projected patches and class token; a backbone without one lends the frame's mean patch."""
         projection = self.projections[index]
         assert isinstance(projection, Projection)
-        project = partial(run, projection.inner, projection.last, (projection,))
+        last = projection.last()
+        project = partial(run, projection.inner, last, () if last else (projection,))
         if layout.has_class_token:
-            projected_BTAS = project((tokens_BTAD,))
+            # split: its gradient is written once, where each slice would fill a whole tensor of its own
+            rest = tokens_BTAD.shape[2] - layout.num_prefix
+            class_BT1S, *_, patches_BTNS = project((tokens_BTAD,)).split([1, layout.num_prefix - 1, rest], dim=2)
             # cloned: as a view the one token would keep the whole projection alive
-            return projected_BTAS[:, :, layout.num_prefix :], projected_BTAS[:, :, 0].clone()
+            return patches_BTNS, class_BT1S.squeeze(2).clone()
         patches_BTND = tokens_BTAD[:, :, layout.num_prefix :]
         return project((patches_BTND,)), projection(patches_BTND.mean(2))
 

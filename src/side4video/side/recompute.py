@@ -31,6 +31,8 @@ from side4video.slices import alike, pieces
 # frames that a part of the side network is run over at a time: enough to keep a device busy
 SLICE_FRAMES = 32
 Function = Callable[..., Tensor]
+Last = nn.Linear | tuple[Tensor, Tensor] | None
+"""The linear map that ends a part, or its weight and bias, or nothing."""
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -50,7 +52,7 @@ class Run(Protocol):
     def __call__(
         self,
         inner: Function,
-        last: nn.Linear | None,
+        last: Last,
         modules: Sequence[nn.Module],
         clips: Sequence[Tensor],
         shared: Sequence[Tensor] = (),
@@ -61,7 +63,7 @@ class Run(Protocol):
 
 def run_plain(
     inner: Function,
-    last: nn.Linear | None,
+    last: Last,
     modules: Sequence[nn.Module],  # noqa: ARG001
     clips: Sequence[Tensor],
     shared: Sequence[Tensor] = (),
@@ -70,6 +72,8 @@ def run_plain(
 ) -> Tensor:
     """Just run it."""
     hidden = inner(*clips, *shared)
+    if isinstance(last, tuple):
+        return nn.functional.linear(hidden, *last)
     return hidden if last is None else last(hidden)
 
 
@@ -88,7 +92,7 @@ class Sliced:
     def __call__(
         self,
         inner: Function,
-        last: nn.Linear | None,
+        last: Last,
         modules: Sequence[nn.Module],
         clips: Sequence[Tensor],
         shared: Sequence[Tensor] = (),
@@ -97,7 +101,9 @@ class Sliced:
     ) -> Tensor:
         """`last(inner(*clips, *shared))`."""
         size = max(1, self.frames // clips[0].shape[1])
-        ends: list[Tensor | None] = [None, None] if last is None else [last.weight, last.bias]
+        ends: tuple[Tensor | None, Tensor | None] = (None, None)
+        if last is not None:
+            ends = last if isinstance(last, tuple) else (last.weight, last.bias)
         known = {id(end) for end in ends}
         parameters = [p for module in modules for p in module.parameters() if id(p) not in known]
         split = _Split(inner, size, len(clips), len(shared), needed=needed)

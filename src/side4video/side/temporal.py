@@ -9,10 +9,12 @@ Source: Side4Video, arXiv:2311.15769, "Side4Video", temporal convolution and its
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class TemporalConv(nn.Module):
@@ -49,15 +51,63 @@ class DepthwiseTime(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x_BTNS: Tensor) -> Tensor:
-        num_frames, kernel = x_BTNS.shape[1], self.weight.shape[1]
-        reach = kernel // 2
-        padded_BTNS = F.pad(x_BTNS, (0, 0, 0, 0, reach, reach))
-        # addcmul knows no autocast: the small weights follow the tokens
-        weight_S = self.weight.to(x_BTNS.dtype).unbind(1)
-        y_BTNS = torch.addcmul(self.bias.to(x_BTNS.dtype), padded_BTNS[:, :num_frames], weight_S[0])
-        for offset in range(1, kernel):
-            y_BTNS = torch.addcmul(y_BTNS, padded_BTNS[:, offset : offset + num_frames], weight_S[offset])
+        # by hand in the precision of the tokens: autocast would leave these operations alone
+        weight_SK, bias_S = self.weight.to(x_BTNS.dtype), self.bias.to(x_BTNS.dtype)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            out: Tensor = _DepthwiseTime.apply(x_BTNS, weight_SK, bias_S)  # pyright: ignore[reportAssignmentType]
+            return out
+        return depthwise_time(x_BTNS, weight_SK, bias_S)
+
+
+def depthwise_time(x_BTNS: Tensor, weight_SK: Tensor, bias_S: Tensor) -> Tensor:
+    """Frame t is the sum of `weight[:, k] * x[t + k - K // 2]` over K offsets; frames outside the clip are zero."""
+    num_frames, kernel = x_BTNS.shape[1], weight_SK.shape[1]
+    reach = kernel // 2
+    weights = weight_SK.unbind(1)
+    padded_BTNS = F.pad(x_BTNS, (0, 0, 0, 0, reach, reach))
+    y_BTNS = torch.addcmul(bias_S, x_BTNS, weights[reach])
+    for offset in range(kernel):
+        if offset != reach:
+            y_BTNS = torch.addcmul(y_BTNS, padded_BTNS[:, offset : offset + num_frames], weights[offset])
+    return y_BTNS
+
+
+class _DepthwiseTime(torch.autograd.Function):
+    """The same without a padded copy: autograd would write a tensor of zeros for every shifted view."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BTNS: Tensor, weight_SK: Tensor, bias_S: Tensor) -> Tensor:
+        ctx.save_for_backward(x_BTNS, weight_SK)
+        reach = weight_SK.shape[1] // 2
+        weights = weight_SK.unbind(1)
+        y_BTNS = torch.addcmul(bias_S, x_BTNS, weights[reach])
+        for offset, weight_S in enumerate(weights):
+            here, there = _frames(x_BTNS.shape[1], offset - reach)
+            if offset != reach:
+                y_BTNS[:, here].addcmul_(x_BTNS[:, there], weight_S)
         return y_BTNS
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (grad_BTNS,) = grads
+        x_BTNS, weight_SK = ctx.saved_tensors
+        reach = weight_SK.shape[1] // 2
+        weights = weight_SK.unbind(1)
+        x_grad_BTNS = grad_BTNS * weights[reach] if ctx.needs_input_grad[0] else None
+        weight_grads: list[Tensor] = []
+        for offset, weight_S in enumerate(weights):
+            here, there = _frames(x_BTNS.shape[1], offset - reach)
+            if x_grad_BTNS is not None and offset != reach:
+                x_grad_BTNS[:, there].addcmul_(grad_BTNS[:, here], weight_S)
+            weight_grads.append((grad_BTNS[:, here] * x_BTNS[:, there]).sum((0, 1, 2)))
+        return x_grad_BTNS, torch.stack(weight_grads, 1), grad_BTNS.sum((0, 1, 2))
+
+
+def _frames(num_frames: int, shift: int) -> tuple[slice, slice]:
+    """The frames that have one `shift` frames later, and those later ones."""
+    length = max(0, num_frames - abs(shift))
+    return slice(max(0, -shift), max(0, -shift) + length), slice(max(0, shift), max(0, shift) + length)
 
 
 class TemporalAttention(nn.Module):

@@ -27,6 +27,20 @@ def test_projection_order() -> None:
     torch.testing.assert_close(after(tokens_BTAD), torch.layer_norm(after.linear(tokens_BTAD), (4,), eps=1e-5))
 
 
+def test_projection_with_the_norms_weights_in_the_matrix_has_the_gradients_of_norm_then_map() -> None:
+    projection = Projection(8, 4, norm_at="input").double()
+    with torch.no_grad():
+        for parameter in projection.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    tokens_BTAD, grad_BTAS = torch.randn(2, 3, 5, 8).double() * 7 + 3, torch.randn(2, 3, 5, 4).double()
+    plain_BTAS = projection.linear(projection.norm(tokens_BTAD))
+    torch.testing.assert_close(projection(tokens_BTAD), plain_BTAS, atol=1e-12, rtol=0)
+    parameters = list(projection.parameters())
+    expected = torch.autograd.grad(plain_BTAS, parameters, grad_BTAS)
+    found = torch.autograd.grad(projection(tokens_BTAD), parameters, grad_BTAS)
+    torch.testing.assert_close(found, expected, atol=1e-11, rtol=0)
+
+
 def test_projection_takes_tokens_of_the_backbones_precision() -> None:
     tokens_BTAD = torch.randn(2, 3, 5, 8, dtype=torch.bfloat16)
     projection = Projection(8, 4, norm_at="input")

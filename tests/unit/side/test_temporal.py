@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from side4video.side.temporal import DepthwiseTime, TemporalAttention, TemporalConv
+from side4video.side.temporal import DepthwiseTime, TemporalAttention, TemporalConv, depthwise_time
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
@@ -23,6 +23,22 @@ def test_depthwise_equals_conv3d(kernel: int, num_frames: int) -> None:
         groups=width,
     )
     torch.testing.assert_close(module(x_BTNS), reference[..., 0].permute(0, 2, 3, 1), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("num_frames", [1, 2, 7])
+def test_depthwise_gradients_are_autograds_own(kernel: int, num_frames: int) -> None:
+    module = DepthwiseTime(6, kernel).double()
+    x_BTNS = torch.randn(2, num_frames, 5, 6, dtype=torch.float64, requires_grad=True)
+    wanted = (x_BTNS, module.weight, module.bias)
+    plain_BTNS, out_BTNS = depthwise_time(*wanted), module(x_BTNS)
+    grad_BTNS = torch.randn_like(out_BTNS)
+    assert torch.equal(out_BTNS, plain_BTNS)
+    expected = torch.autograd.grad(plain_BTNS, wanted, grad_BTNS)
+    torch.testing.assert_close(torch.autograd.grad(out_BTNS, wanted, grad_BTNS), expected, atol=1e-12, rtol=0)
+    # frozen tokens below: nothing is computed for them
+    below = module(x_BTNS.detach())
+    torch.testing.assert_close(torch.autograd.grad(below, wanted[1:], grad_BTNS), expected[1:], atol=1e-12, rtol=0)
 
 
 def test_conv_mixes_neighbours_only() -> None:
