@@ -102,10 +102,9 @@ def test_what_was_planted_is_found(frame: int, row: int, column: int, name: str)
     # the place speaks for some classes and against others; against, it is not on the map
     maps = [explain_clip(model, planted, name).maps_TYX for name in NAMES]
     found_TYX = max(maps, key=lambda maps_TYX: float(maps_TYX[frame, row, column]))
-    expected_TYX = torch.zeros(T, ROWS, COLUMNS)
-    expected_TYX[frame, row, column] = 1.0
-    # other places have a little: the baseline is a mean, from which they differ too
-    torch.testing.assert_close(found_TYX, expected_TYX, atol=0.2, rtol=0)
+    assert float(found_TYX[frame, row, column]) > 0.6
+    found_TYX[frame, row, column] = 0
+    assert float(found_TYX.max()) < 0.1
 
 
 def test_the_likeliest_class_is_the_default_and_names_are_numbers() -> None:
