@@ -1,6 +1,7 @@
 """Training steps on this machine's CPU: the released code's layout, ours, and ours from a feature cache.
 
     python benchmarks/train_step.py [--quick]
+    python benchmarks/train_step.py --docs        the tables again, from the result file
 
 ViT-B/16 at 224 px, 8 frames, random weights, drawn clips, no download. All ways make the same optimiser step (forward,
 backward, AdamW) on one clip; they take turns within a round, so that a machine that slows down slows all of them down.
@@ -8,10 +9,11 @@ The released layout is `released_layout.py`: the same mathematics, everything ke
 bf16 autocast. Ours runs the frozen model as `backbone.precision=auto` says, and the side network in float32 (the
 default on CPUs) or bf16 (`train.precision=bf16`). Cached steps read their clips from a real cache on the disk.
 
-Writes `benchmarks/results/train_step.json`: command, commit, hardware; for each way the median and spread of seconds,
-of CPU seconds (which other processes on the machine do not count into), and how many times faster it is than the
-released layout. The floor of each way is its arithmetic at the machine's rate of large matrix products, measured in the
-same run.
+Every memory mode takes part, so what a mode costs in time stands beside what it costs in arithmetic.
+
+Writes `benchmarks/results/train_step.json` and the tables of `docs/benchmarks.md`: command, commit, hardware; for each
+way the median and spread of seconds, of CPU seconds (which other processes on the machine do not count into), its
+arithmetic, and how many times faster it is than the released layout.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from peers.report import put_between
 from released_layout import ReleasedLayout, copy_weights
 from side4video.batch import VideoBatch
 from side4video.build import build_backbone, build_loaders, build_model
@@ -37,13 +40,20 @@ from side4video.data.manifest import read_manifest
 from side4video.data.motion_files import write_motion_clips
 from side4video.data.records import Manifest
 from side4video.memory.track import StorageTracker
+from side4video.side.norms import simulated_gpu
 from side4video.tasks.recognition import VideoClassifier
 from side4video.training.optim import make_optimizer, parameter_groups, set_rate
 from side4video.training.provenance import hardware, source_commit
 from side4video.training.runtime import start
 from side4video.version import __version__
 
-RESULT = Path(__file__).parent / "results" / "train_step.json"
+ROOT = Path(__file__).resolve().parents[1]
+RESULT = ROOT / "benchmarks" / "results" / "train_step.json"
+PAGE = ROOT / "docs" / "benchmarks.md"
+MARKER = "train_step"
+MODES = ("fast", "balanced", "lean", "smallest")
+RELEASED = "released layout, fp32"
+PLAIN = "ours, memory=fast, side fp32"
 MODELS: dict[str, dict[str, Any]] = {
     "side 320 after every block": {"side.width": 320},
     "light: side 192 after every second block": {"side.width": 192, "side.taps": "every_second"},
@@ -79,7 +89,7 @@ def make_ways(overrides: dict[str, Any], folder: Path) -> dict[str, Step]:
     batch = next(iter(loaders[0]))
     models: dict[str, VideoClassifier] = {
         memory: build_model(settings.model_copy(update={"memory": memory}), train.class_names, backbone=backbone)
-        for memory in ("fast", "balanced")
+        for memory in MODES
     }
     runtime = start(settings.train)
     cached, _ = cached_loaders(settings, models["fast"], loaders, runtime=runtime)
@@ -114,10 +124,9 @@ def make_ways(overrides: dict[str, Any], folder: Path) -> dict[str, Step]:
 
     full_type, half_type = torch.float32, torch.bfloat16
     return {
-        "released layout, fp32": theirs(full_type),
+        RELEASED: theirs(full_type),
         "released layout, bf16 autocast": theirs(half_type),
-        "ours, memory=balanced, side fp32": ours("balanced", lambda: batch, full_type),
-        "ours, memory=fast, side fp32": ours("fast", lambda: batch, full_type),
+        **{f"ours, memory={mode}, side fp32": ours(mode, lambda: batch, full_type) for mode in MODES},
         "ours, memory=fast, side bf16": ours("fast", lambda: batch, half_type),
         "ours from the cache, memory=fast, side fp32": ours("fast", from_disk, full_type),
         "ours from the cache, memory=fast, side bf16": ours("fast", from_disk, half_type),
@@ -149,7 +158,8 @@ def measure(ways: dict[str, Step], rounds: int) -> dict[str, Any]:
     for number in range(rounds + 1):
         for name, step in ways.items():
             if not number:
-                with StorageTracker() as tracker:
+                # torch's fused attention is one operation, in which no arithmetic can be seen
+                with simulated_gpu(), StorageTracker() as tracker:
                     step()
                 flops[name] = sum(operation.flops * operation.count for operation in tracker.operations)
                 continue
@@ -172,11 +182,42 @@ def measure(ways: dict[str, Step], rounds: int) -> dict[str, Any]:
     return found
 
 
+def table(report: dict[str, Any]) -> str:
+    """Both models' steps, as Markdown."""
+    rates = report["matrix_gflops_a_second"]
+    machine = f"{report['hardware']['cores']} cores of {report['hardware']['processor']}"
+    lines = [
+        f"{report['model']}; {machine}, where large matrix products run at {rates['float32']} GFLOP/s in float32 and "
+        f"{rates['bfloat16']} in bf16. Medians of {report['rounds']} rounds in which the ways take turns. "
+        f"Commit {report['commit'][:7]}, `{report['command']}`.",
+    ]
+    for model, rows in report["results"].items():
+        plain = rows[PLAIN]
+        lines += [
+            "",
+            f"{model}:",
+            "",
+            "| training step | seconds | times faster than released | arithmetic beside `fast` | time beside it |",
+            "|---|---:|---:|---:|---:|",
+        ]
+        for name, row in rows.items():
+            beside = ["", ""]
+            if name.startswith("ours, ") and name.endswith("fp32"):
+                beside = [f"{row[key] / plain[key] - 1:+.1%}" for key in ("gflops", "seconds_median")]
+            lines.append(f"| {name} | {row['seconds_median']:.2f} | {row['times_faster']:.2f} | {' | '.join(beside)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure every model and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one round: to see that it runs; writes nothing")
-    quick = parser.parse_args().quick
+    parser.add_argument("--docs", action="store_true", help="only the tables, from the result file")
+    options = parser.parse_args()
+    quick: bool = options.quick
+    if options.docs:
+        put_between(PAGE, MARKER, table(json.loads(RESULT.read_text(encoding="utf-8"))))
+        return
     results: dict[str, Any] = {}
     rates = {
         str(dtype).removeprefix("torch."): round(matrix_rate(dtype) / 1e9) for dtype in (torch.float32, torch.bfloat16)
@@ -201,7 +242,8 @@ def main() -> None:
     }
     if not quick:
         RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps(report, indent=1) + "\n")
+        RESULT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        put_between(PAGE, MARKER, table(report))
 
 
 if __name__ == "__main__":
