@@ -12,6 +12,7 @@ import torch
 
 from side4video.backbones.base import FrozenBackbone
 from side4video.backbones.create import create_backbone
+from side4video.backbones.sharded import num_processes
 from side4video.build_cache import cached_loaders
 from side4video.build_recognition import build_data, build_loaders, build_manifests, pixel_format, train_transform
 from side4video.build_retrieval import (
@@ -92,6 +93,7 @@ def build_backbone(settings: RunSettings, *, device: torch.device | str | None =
             precision=wanted.precision,
             quantise=wanted.quantise,
             stream_weights=streams_weights(settings, settings.memory),
+            shard=num_processes() if wanted.shard else 1,
             device=device,
         )
     if wanted.compile:
@@ -100,9 +102,15 @@ def build_backbone(settings: RunSettings, *, device: torch.device | str | None =
 
 
 def streams_weights(settings: RunSettings, memory: MemoryMode) -> bool:
-    """Whether frozen blocks wait in host memory: as set, else in the smallest mode."""
+    """Whether frozen blocks wait in host memory: as set, else in the smallest mode, unless they are spread."""
     wanted = settings.backbone.stream_weights
-    return memory == "smallest" if wanted is None else wanted
+    return memory == "smallest" and not settings.backbone.shard if wanted is None else wanted
+
+
+def planned_shards(settings: RunSettings) -> int:
+    """Processes that will share the frozen blocks, as far as the settings say."""
+    wanted, devices = settings.backbone, settings.train.devices
+    return devices if wanted.shard and isinstance(devices, int) else 1
 
 
 def build_spec(settings: SideSettings, backbone: FrozenBackbone, *, retrieval: bool = False) -> SideSpec:
@@ -345,6 +353,7 @@ def estimate_run(settings: RunSettings, num_classes: int) -> Callable[[MemoryMod
                 precision=wanted.precision,
                 quantise=wanted.quantise,
                 stream_weights=streams_weights(settings, memory),
+                shard=planned_shards(settings),
                 device="meta",
             )
             spec = build_spec(settings.side, backbone)

@@ -15,11 +15,10 @@ from side4video.backbones.base import FrozenBackbone
 from side4video.backbones.catalog import TINY
 from side4video.backbones.create import create_backbone
 from side4video.backbones.create_text import create_text_tower
-from side4video.build import build_spec, estimate_run, streams_weights
+from side4video.build import build_spec, estimate_run, planned_shards, streams_weights
 from side4video.build_recognition import build_manifests
 from side4video.build_retrieval import build_caption_sets
 from side4video.cache.key import ClipBytes, clip_bytes
-from side4video.config.describe import known_settings
 from side4video.config.schema import RunSettings
 from side4video.memory.estimate import StepEstimate
 from side4video.memory.plan import Change, Estimator
@@ -80,11 +79,15 @@ def changed(settings: RunSettings, changes: Mapping[str, Any]) -> RunSettings:
 def saving_changes(settings: RunSettings) -> list[Change]:
     """What could be changed beside the memory mode and the batch size: first what leaves the numbers alone, last what
     makes another model."""
-    known, backbone = known_settings(), settings.backbone
+    backbone, devices = settings.backbone, settings.train.devices
     found: list[Change] = []
-    if "backbone.stream_weights" in known and not getattr(backbone, "stream_weights", True):
+    in_step = settings.cache.dir is None and (settings.task == "recognition" or settings.retrieval.chunk_size is None)
+    alone = backbone.quantise == "none" and not backbone.stream_weights and not backbone.compile
+    if in_step and alone and not backbone.shard and isinstance(devices, int) and devices > 1:
+        found.append(Change({"backbone.shard": True}, "same"))
+    if not backbone.stream_weights and not backbone.shard:
         found.append(Change({"backbone.stream_weights": True}, "same"))
-    if "backbone.quantise" in known and getattr(backbone, "quantise", "") == "none":
+    if backbone.quantise == "none" and not backbone.shard:
         found.append(Change({"backbone.quantise": "int8"}, "approximate"))
     model = plan_backbone(settings)
     spec = build_spec(settings.side, model, retrieval=settings.task == "retrieval")
@@ -110,6 +113,7 @@ def plan_backbone(settings: RunSettings, memory: MemoryMode | None = None) -> Fr
             precision=wanted.precision,
             quantise=wanted.quantise,
             stream_weights=streams_weights(settings, settings.memory if memory is None else memory),
+            shard=planned_shards(settings),
             device="meta",
         )
 

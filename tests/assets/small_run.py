@@ -4,9 +4,9 @@
 
 `kill_at` ends the process with SIGKILL before that batch of the run is given (counted over epochs), `kill_in_write`
 inside the n-th write of a file, half of it written. `full_at` lets no file grow from that batch on, `signal_at` sends
-`signal` (a name) to itself. With `"trace": PATH` each process writes what it raised there, and `"weights": PATH` what
-the model held at the end. With `"evaluate": PATH` nothing is trained: the run in OUT is evaluated, and what came of it
-is written there.
+`signal` (a name) to itself. `"shard": true` spreads the frozen blocks over the processes. With `"trace": PATH` each
+process writes what it raised there, and `"weights": PATH` what the model held at the end. With `"evaluate": PATH`
+nothing is trained: the run in OUT is evaluated, and what came of it is written there.
 """
 
 from __future__ import annotations
@@ -83,6 +83,9 @@ class SmallTrunk(nn.Module):
         mixed_IAD = tokens_IAD + tokens_IAD.mean(1, keepdim=True)
         return tokens_IAD + torch.tanh(self.blocks[index](mixed_IAD))
 
+    def block(self, index: int) -> nn.Module:
+        return self.blocks[index]
+
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
         return image_size[0] // self.patch_size[0], image_size[1] // self.patch_size[1]
 
@@ -96,10 +99,10 @@ def small_settings(overrides: dict[str, Any] | None = None) -> RunSettings:
 
 
 def small_model(
-    *, norm: str = "batch", seed: int = 2, dropout: float = 0.25, backbone_seed: int = 1
+    *, norm: str = "batch", seed: int = 2, dropout: float = 0.25, backbone_seed: int = 1, shard: int = 1
 ) -> VideoClassifier:
     """A classifier on the small trunk."""
-    backbone = FrozenBackbone(SmallTrunk(backbone_seed), name="small")
+    backbone = FrozenBackbone(SmallTrunk(backbone_seed), name="small", shard=shard)
     spec = SideSpec(width=16, num_heads=2, norm=norm)
     names = [f"class {number}" for number in range(NUM_CLASSES)]
     generator = torch.Generator().manual_seed(seed)
@@ -220,7 +223,8 @@ def main(out: str, options: dict[str, Any]) -> FitResult | None:
     )
     # 15 videos over two processes: parts of different size
     val = SmallLoader(15, 3, runtime.rank, world, shuffle=False)
-    model = small_model(norm=options.get("norm", "batch"), dropout=options.get("dropout", 0.25))
+    shard = world if options.get("shard") else 1
+    model = small_model(norm=options.get("norm", "batch"), dropout=options.get("dropout", 0.25), shard=shard)
     if "evaluate" in options:
         return evaluated(model, runtime, out, options["evaluate"])
     result = fit(settings, model, small_data(train, val), out, resume=options.get("resume", False), runtime=runtime)

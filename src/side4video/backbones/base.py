@@ -15,10 +15,11 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from side4video.backbones.block_weights import BlockWeights
+from side4video.backbones.block_weights import BlockWeights, RestingWeights
 from side4video.backbones.freezing import cast, content_hash, frozen_arithmetic
 from side4video.backbones.quantised import Quantisation, check_quantisation
-from side4video.backbones.run_blocks import block_of, run_blocks
+from side4video.backbones.run_blocks import blocks_of, run_blocks
+from side4video.backbones.sharded import PlannedShards, ShardedBlocks
 from side4video.backbones.trunk import ImageTrunk, LayerTokens, Preprocessing
 from side4video.errors import BackboneError
 
@@ -32,10 +33,12 @@ class FrozenBackbone(nn.Module):
     find it again; `weights_hash` is their `content_hash`, where it was taken before something was resampled.
 
     `quantise` and `stream_weights` are of the blocks (see `BlockWeights`), which the trunk must then have as modules:
-    `trunk.block(index)`.
+    `trunk.block(index)`; so is `shard`, the number of processes that they are spread over (see `ShardedBlocks`), each
+    part at once to `device`, where the rest must follow.
 
     Raises:
-        BackboneError: when the trunk lacks a member of `ImageTrunk`, or blocks where they are needed.
+        BackboneError: when the trunk lacks a member of `ImageTrunk`, or blocks where they are needed; `shard` together
+            with one of the other two.
     """
 
     trunk: ImageTrunk
@@ -49,9 +52,13 @@ class FrozenBackbone(nn.Module):
         weights_hash: str | None = None,
         quantise: Quantisation = "none",
         stream_weights: bool = False,
+        shard: int = 1,
+        device: torch.device | None = None,
     ) -> None:
         super().__init__()
         check_quantisation(quantise)
+        if shard > 1 and (stream_weights or quantise != "none"):
+            raise BackboneError("shard does not go with quantise or stream_weights: choose one of the three")
         if not isinstance(trunk, ImageTrunk):
             raise BackboneError(
                 f"backbone {name!r}: a trunk must be an nn.Module with the members of ImageTrunk, "
@@ -62,15 +69,17 @@ class FrozenBackbone(nn.Module):
         self._hash = weights_hash
         trunk.requires_grad_(requires_grad=False)
         trunk.eval()
+        self.quantise: Quantisation = quantise
+        self.stream_weights, self.shard = stream_weights, shard
+        self._weights: RestingWeights | None = None
+        is_meta = self.device.type == "meta"
         if precision is not None and any(p.dtype != precision for p in trunk.parameters() if p.is_floating_point()):
             # a cast may drop bits, and the hash speaks of the weights as they came
             self._hash = self._hash or content_hash(trunk)
-            cast(trunk, precision)
-        self.quantise: Quantisation = quantise
-        self.stream_weights = stream_weights
-        self._weights: BlockWeights | None = None
-        if self.device.type != "meta":  # shapes alone have no bytes to keep elsewhere
-            self.keep_blocks()
+            # blocks that are spread are cast one by one, so that no process ever has all of them
+            cast(trunk, precision, but=self._blocks("shard needs") if shard > 1 and not is_meta else ())
+        if not is_meta:  # shapes alone have no bytes to keep elsewhere
+            self.keep_blocks(precision=precision, device=device)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -130,19 +139,33 @@ class FrozenBackbone(nn.Module):
         elsewhere = self._weights.owned()
         return [*(tensor for tensor in own if id(tensor) not in elsewhere), *self._weights.resident()]
 
-    def keep_blocks(self, *, copies: bool | None = None) -> None:
-        """Let the blocks' weights rest as `quantise` and `stream_weights` say; done once, when there are weights.
+    def keep_blocks(
+        self,
+        *,
+        copies: bool | None = None,
+        precision: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        """Let the blocks' weights rest as `quantise`, `stream_weights` and `shard` say; done once, when there are any.
 
-        `copies` is of `BlockWeights`.
+        `copies` is of `BlockWeights`; when it is given, other processes are only pretended. `precision` and `device`
+        are of blocks that are spread over processes and have not been cast and moved yet.
 
         Raises:
-            BackboneError: a trunk without `block(index)`.
+            BackboneError: a trunk without `block(index)`, or another number of processes than `shard`.
         """
-        if self.quantise == "none" and not self.stream_weights:
+        if self.quantise == "none" and not self.stream_weights and self.shard == 1:
             return
-        blocks = self._blocks("quantise and stream_weights need")
-        if self.quantise != "none":
+        blocks = self._blocks("quantise, stream_weights and shard need")
+        if self.shard > 1 and copies is not None:
+            self._weights = PlannedShards(blocks, processes=self.shard, device=self.device)
+            return
+        if self.quantise != "none" or self.shard > 1:
             self._hash = self._hash or content_hash(self._module)
+        if self.shard > 1:
+            target = self.device if device is None else device
+            self._weights = ShardedBlocks(blocks, processes=self.shard, precision=precision, device=target)
+            return
         self._weights = BlockWeights(
             blocks, quantise=self.quantise, stream=self.stream_weights, device=self.device, copies=copies
         )
@@ -157,9 +180,8 @@ class FrozenBackbone(nn.Module):
             block.compile(**options)
 
     def _blocks(self, who: str) -> list[nn.Module]:
-        blocks = [block_of(self.trunk, index) for index in range(self.depth)]
-        found = [block for block in blocks if block is not None]
-        if len(found) < len(blocks):
+        found = blocks_of(self.trunk)
+        if len(found) < self.depth:
             raise BackboneError(
                 f"backbone {self.name!r}: {who} a trunk with a method block(index) that gives a block as a module; "
                 f"{type(self.trunk).__name__} has none"
@@ -177,7 +199,7 @@ class FrozenBackbone(nn.Module):
         probe = fn(torch.empty(0, dtype=self.precision, device=self.device))
         if probe.dtype != self.precision:
             raise BackboneError(
-                f"precision: got {probe.dtype} for weights that are quantised or streamed, allowed is the "
+                f"precision: got {probe.dtype} for weights that are quantised, streamed or spread, allowed is the "
                 f"{self.precision} that they were packed in; ask create_backbone for another"
             )
         self._weights.leave()
@@ -248,6 +270,14 @@ class FrozenBackbone(nn.Module):
         with frozen_arithmetic(tokens_IAD):
             return self.trunk.finish(tokens_IAD)
 
+    def take_part(self, taps: Collection[int]) -> None:
+        """Where blocks are spread over processes: give the others the parts for a pass as deep as any of `taps`.
+
+        For a process that has no clips of its own while others have; nothing happens where nothing is spread.
+        """
+        if isinstance(self._weights, ShardedBlocks):
+            self._weights.take_part(range(max(taps) + 1))
+
     def content_hash(self) -> str:
         """sha256 of the weights as they came, before any cast: the same on every device and in every precision."""
         if self._hash is None:
@@ -271,6 +301,7 @@ class FrozenBackbone(nn.Module):
         """Name, precision, and where the weights rest."""
         rest = "" if self.quantise == "none" else f", quantise={self.quantise!r}"
         rest += ", stream_weights=True" if self.stream_weights else ""
+        rest += f", shard={self.shard}" if self.shard > 1 else ""
         return f"name={self.name!r}, precision={self.precision}{rest}"
 
     def _check_taps(self, taps: Sequence[int]) -> frozenset[int]:

@@ -11,8 +11,9 @@ On a CPU the weights are in host memory already: streaming copies nothing there.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,31 @@ from side4video.backbones.quantised import Quantisation, is_matrix, pack, unpack
 
 # parts of a buffer begin at multiples of this many bytes, as kernels like them
 ALIGNMENT = 256
+
+
+class Pass(Protocol):
+    """One pass over blocks: each has its weights inside `of`, in the order that was said."""
+
+    def of(self, index: int) -> AbstractContextManager[None]: ...
+
+
+Visits = AbstractContextManager[Pass]
+
+
+class RestingWeights(Protocol):
+    """Weights of blocks that are elsewhere, or something else, between two passes.
+
+    `resident` are the tensors that stay on the device, `owned` the ids of the parameters that are kept there, `leave`
+    and `move` what happens around `nn.Module.to`, `visits` a pass over blocks.
+    """
+
+    @property
+    def host_bytes(self) -> int: ...
+    def resident(self) -> list[Tensor]: ...
+    def owned(self) -> set[int]: ...
+    def leave(self) -> None: ...
+    def move(self, function: Callable[[Tensor], Tensor], device: torch.device) -> None: ...
+    def visits(self, order: Iterable[int]) -> Visits: ...
 
 
 @dataclass(frozen=True)

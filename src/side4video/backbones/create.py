@@ -21,6 +21,7 @@ from side4video.backbones.precision import resolve_precision
 from side4video.backbones.quantised import Quantisation
 from side4video.backbones.released import LIBRARY as RELEASED
 from side4video.backbones.released import build_released
+from side4video.backbones.run_blocks import blocks_of
 from side4video.backbones.timm_vit import TimmViT
 from side4video.backbones.trunk import ImageTrunk
 from side4video.backbones.weights import load_whole, read_weights
@@ -38,6 +39,7 @@ def create_backbone(
     precision: str = "auto",
     quantise: Quantisation = "none",
     stream_weights: bool = False,
+    shard: int = 1,
     device: torch.device | str | None = None,
 ) -> FrozenBackbone:
     """A frozen image model, from a name or around a model that you built.
@@ -53,29 +55,35 @@ def create_backbone(
 
     `quantise` keeps the matrices of the blocks in fewer bits: `int8`, `fp8` or `int4`, approximate all three.
     `stream_weights` keeps the blocks in host memory and brings each to the device when its turn comes: exact, slower.
+    `shard` spreads the blocks over that many processes, which must be all of the group that torch.distributed has
+    started; every process then makes the same passes (see `FrozenBackbone.take_part`).
 
     Raises:
         BackboneError: for a name that is unknown (the nearest are named), a model that has no patch tokens, weights
-            that cannot be had, or an image size that the model cannot take.
+            that cannot be had, an image size that the model cannot take, or another number of processes than `shard`.
         CheckpointError: for a weights file that cannot be read or does not fit.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     target = torch.device("cpu" if device is None else device)
-    rest: _Rest = {"quantise": quantise, "stream_weights": stream_weights}
+    rest: _Rest = {"quantise": quantise, "stream_weights": stream_weights, "shard": shard}
     if isinstance(name_or_module, nn.Module):
         return _around(name_or_module, weights=weights, size=size, precision=precision, device=device, rest=rest)
     if target.type == "meta":
         return _without_weights(name_or_module, size=size, precision=precision, rest=rest)
     name, trunk, weights_hash = _named(name_or_module, weights=weights, pretrained=pretrained, size=size)
     kept = resolve_precision(precision, trunk, target)
-    mapped_hash = own_weights(trunk, kept)
-    backbone = FrozenBackbone(trunk, name=name, precision=kept, weights_hash=weights_hash or mapped_hash, **rest)
+    spread = blocks_of(trunk) if shard > 1 and isinstance(trunk, ImageTrunk) else ()
+    mapped_hash = own_weights(trunk, kept, but=spread)
+    backbone = FrozenBackbone(
+        trunk, name=name, precision=kept, weights_hash=weights_hash or mapped_hash, device=target, **rest
+    )
     return backbone.to(target)
 
 
 class _Rest(TypedDict):
     quantise: Quantisation
     stream_weights: bool
+    shard: int
 
 
 def _without_weights(name: str, *, size: tuple[int, int] | None, precision: str, rest: _Rest) -> FrozenBackbone:
@@ -137,8 +145,8 @@ def _around(
     if weights is not None:
         raise BackboneError("weights=PATH goes with a name; load them into your model before you pass it")
     if isinstance(module, FrozenBackbone):
-        if rest["quantise"] != "none" or rest["stream_weights"]:
-            raise BackboneError("quantise and stream_weights go with a model that is not frozen yet")
+        if rest["quantise"] != "none" or rest["stream_weights"] or rest["shard"] > 1:
+            raise BackboneError("quantise, stream_weights and shard go with a model that is not frozen yet")
         return module
     name = f"custom:{type(module).__name__}"
     trunk = module if isinstance(module, ImageTrunk) else _adapter(module, name=name, size=size)
@@ -146,7 +154,7 @@ def _around(
     own = torch.float32 if first is None else first.dtype
     target = torch.device(device) if device is not None else torch.device("cpu") if first is None else first.device
     kept = own if precision == "auto" else resolve_precision(precision, trunk, target)
-    return FrozenBackbone(trunk, name=name, precision=kept, **rest).to(target)
+    return FrozenBackbone(trunk, name=name, precision=kept, device=target, **rest).to(target)
 
 
 def _adapter(module: nn.Module, *, name: str, size: tuple[int, int] | None) -> nn.Module:

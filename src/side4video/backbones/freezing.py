@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -43,9 +43,12 @@ def content_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def cast(trunk: nn.Module, precision: torch.dtype) -> None:
-    """Keep the weights in this precision from now on."""
+def cast(trunk: nn.Module, precision: torch.dtype, *, but: Collection[nn.Module] = ()) -> None:
+    """Keep the weights in this precision from now on, those of the parts `but` left as they are."""
+    left = {id(module) for part in but for module in part.modules()}
     for module in trunk.modules():
+        if id(module) in left:
+            continue
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         # computed tables (rotary angles) lose too much in half precision: adapters cast what comes of them
         is_table = not any(True for _ in module.parameters()) and not module.state_dict()

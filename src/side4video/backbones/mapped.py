@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from bisect import bisect_right
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,19 +78,27 @@ class FileMemory:
             ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _DONT_NEED)
 
 
-def own_weights(trunk: nn.Module, precision: torch.dtype | None = None) -> str | None:
+def own_weights(
+    trunk: nn.Module, precision: torch.dtype | None = None, *, but: Collection[nn.Module] = ()
+) -> str | None:
     """Bring a trunk's mapped weights into memory of their own, floats in `precision`; its hash from before the cast.
 
-    `None`, and nothing has changed, when nothing is mapped. The hash is that of `content_hash`.
+    The parameters of the parts `but` are hashed and stay mapped. `None`, and nothing has changed, when nothing is
+    mapped. The hash is that of `content_hash`.
     """
     files = FileMemory()
     state: Mapping[str, Tensor] = trunk.state_dict(keep_vars=True)
     if not any(files.holds(value) for value in state.values()):
         return None
+    left = {id(parameter) for part in but for parameter in part.parameters()}
     digest = ContentDigest()
     for key, value in sorted(state.items()):
         source = value.detach()
         digest.add(key, source)
+        if id(value) in left:
+            if files.holds(source):
+                files.give_back(source)
+            continue
         target = precision if precision is not None and source.is_floating_point() else source.dtype
         if files.holds(source):
             value.data = source.to(target, copy=True)

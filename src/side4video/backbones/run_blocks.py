@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from side4video.backbones.block_weights import BlockWeights
+from side4video.backbones.block_weights import RestingWeights
 from side4video.backbones.freezing import frozen_arithmetic
 from side4video.backbones.trunk import ImageTrunk
 from side4video.slices import alike, pieces
@@ -25,7 +25,7 @@ def run_blocks(
     images_ICHW: Tensor,
     *,
     precision: torch.dtype,
-    weights: BlockWeights | None,
+    weights: RestingWeights | None,
     last: int,
     frame_slice: int | None,
     wanted: Collection[int],
@@ -51,6 +51,12 @@ def block_of(trunk: ImageTrunk, index: int) -> nn.Module | None:
     """A block as a module, where the trunk has them as modules."""
     block: Callable[[int], nn.Module] | None = getattr(trunk, "block", None)
     return None if block is None else block(index)
+
+
+def blocks_of(trunk: ImageTrunk) -> list[nn.Module]:
+    """All blocks, where the trunk has them as modules; else none."""
+    found = [block_of(trunk, index) for index in range(trunk.depth)]
+    return [block for block in found if block is not None]
 
 
 def _embed(trunk: ImageTrunk, images_ICHW: Tensor, precision: torch.dtype, step: int | None) -> tuple[Tensor, Any]:

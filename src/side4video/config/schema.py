@@ -41,6 +41,18 @@ class BackboneSettings(Settings):
     Default: with memory=smallest."""
     compile: bool = False
     """torch.compile the frozen blocks."""
+    shard: bool = False
+    """Spread the frozen blocks over all processes (FSDP2): each keeps its part, and a block is gathered when its turn
+    comes. Less memory on every GPU, same numbers; needs more than one process to do anything."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> BackboneSettings:
+        others = {"quantise": self.quantise != "none", "stream_weights": self.stream_weights, "compile": self.compile}
+        for name, chosen in others.items():
+            if self.shard and chosen:
+                value = getattr(self, name)
+                raise ValueError(f"shard does not go with {name}; got shard=True, {name}={value}. Set one of them only")
+        return self
 
 
 class SideSettings(Settings):
@@ -365,6 +377,22 @@ class RunSettings(Settings):
             raise ValueError(
                 f"cache.dir does not go with data.{mixing[0]}={getattr(self.data, mixing[0]):g}: it mixes pixels of "
                 "clips, and stored tokens are of single clips; set it to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _in_step_when_sharded(self) -> RunSettings:
+        if not self.backbone.shard:
+            return self
+        if self.cache.dir is not None:
+            raise ValueError(
+                "backbone.shard does not go with cache.dir: processes fill a cache each at its own pace, and gathering "
+                "a block takes all of them. Use backbone.stream_weights or backbone.quantise to fill it"
+            )
+        if self.task == "retrieval" and self.retrieval.chunk_size is not None:
+            raise ValueError(
+                f"backbone.shard does not go with retrieval.chunk_size={self.retrieval.chunk_size}: processes may have "
+                "different numbers of chunks, and gathering a block takes all of them. Set retrieval.chunk_size=null"
             )
         return self
 

@@ -83,9 +83,13 @@ class VideoClassifier(nn.Module):
         """`features_BS`, what the classifier sees: the mean over time of the frames' representation."""
         return self.video(clip_BTCHW, stored).frames_BTS.mean(1)
 
+    def take_part(self) -> None:
+        """For a process without clips while others have some: see `FrozenBackbone.take_part`."""
+        self.backbone.take_part(self.side.taps)
+
     def encode_windows(self, windows: Windows) -> Tensor:
         """`frames_BTS` of windows whose frames have passed the backbone; their mean over time is `features_BS`."""
-        return self.side(windows.clip_BTCHW, windows.layers(self.side.taps)).frames_BTS
+        return windows.run(self.side).frames_BTS
 
     def side_features(self, clip_BTCHW: Tensor) -> list[Tensor]:
         """BTNS patches after each side block."""

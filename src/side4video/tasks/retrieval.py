@@ -140,7 +140,7 @@ class VideoTextModel(nn.Module):
     def encode_windows(self, windows: Windows) -> Tensor:
         """`frames_BTE` of windows whose frames have passed the backbone, as `encode_video` gives them; the stream must
         tap the last block too."""
-        output = self.side(windows.clip_BTCHW, windows.layers(self.side.taps))
+        output = windows.run(self.side)
         last = windows.layer(self.backbone.depth - 1)
         return self.frame_head(self.backbone, last, output.frames_BTS @ self.side_proj)
 
@@ -152,6 +152,10 @@ class VideoTextModel(nn.Module):
         """
         with nullcontext() if self.train_text else torch.no_grad():
             return self.text(ids_MQ)
+
+    def take_part(self) -> None:
+        """For a process without clips while others have some: see `FrozenBackbone.take_part`."""
+        self.backbone.take_part([self.backbone.depth - 1])
 
     def similarity(
         self,

@@ -61,6 +61,10 @@ class ZeroShotClassifier(nn.Module):
         frames_BTE = F.normalize(self.backbone.features(clip_BTCHW).float(), dim=-1)
         return self.head(F.normalize(frames_BTE.mean(1), dim=-1))
 
+    def take_part(self) -> None:
+        """For a process without clips while others have some: see `FrozenBackbone.take_part`."""
+        self.backbone.take_part([self.backbone.depth - 1])
+
 
 @torch.no_grad()
 def class_vectors(

@@ -59,6 +59,7 @@ STATE_FOLDER = "state"
 CHANGEABLE = frozenset(
     {
         "memory",
+        "backbone.shard",
         "train.loggers",
         "train.save_every_steps",
         "train.early_stop",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from side4video.tasks.zero_shot import ZeroShotClassifier
 from side4video.training.runtime import Runtime
 
 METRIC_STATE = ("indices", "views", "labels", "scores")
-Batch = TypeVar("Batch")
+Batch = TypeVar("Batch", bound=Sized)
 
 
 class EvaluationStopped(Exception):  # noqa: N818 - a wish, not an error
@@ -68,7 +68,7 @@ def evaluate(
     """
     scorer = Scorer(model, runtime)
     with eval_mode(model):
-        for batch in in_step(loader, runtime, should_stop):
+        for batch in in_step(loader, runtime, should_stop, idle=model.take_part):
             scorer.add(batch)
             if on_batch is not None:
                 on_batch(len(batch))
@@ -126,9 +126,15 @@ class Scorer:
 
 
 def in_step(
-    loader: Iterable[Batch], runtime: Runtime | None, should_stop: Callable[[], bool] | None
+    loader: Iterable[Batch],
+    runtime: Runtime | None,
+    should_stop: Callable[[], bool] | None,
+    *,
+    idle: Callable[[], None],
 ) -> Iterator[Batch]:
     """The batches of this process, going round by round with the others, so that all agree when to stop.
+
+    `idle` is called in rounds in which others have clips and this process has none.
 
     Raises:
         EvaluationStopped: `should_stop` said so in one of the processes.
@@ -142,11 +148,15 @@ def in_step(
                 raise
             batch = None  # the signal that asks to stop has ended the loader's workers
         wanted = float(should_stop is not None and should_stop())
-        more, stop = (float(batch is not None), wanted) if runtime is None else runtime.sum([batch is not None, wanted])
+        clips = 0 if batch is None else len(batch)
+        here = [batch is not None, wanted, clips]
+        more, stop, everywhere = map(float, here) if runtime is None else runtime.sum(here)
         if stop:
             raise EvaluationStopped
         if not more:
             return
+        if everywhere and not clips:
+            idle()
         if batch is not None:
             yield batch
 

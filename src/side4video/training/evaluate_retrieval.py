@@ -92,7 +92,7 @@ def evaluate_retrieval(
     broken: dict[int, BrokenClip] = {}
     device = model.logit_scale.device
     with eval_mode(model), torch.no_grad():
-        for batch in in_step(loader, runtime, should_stop):
+        for batch in in_step(loader, runtime, should_stop, idle=model.take_part):
             broken.update((clip.index, clip) for clip in batch.broken)
             if len(batch):
                 there = batch.to(device, non_blocking=True)

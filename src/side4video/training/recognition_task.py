@@ -65,7 +65,8 @@ class RecognitionTask:
         # the wrapper averages over processes; this makes it the mean over clips
         share = size * self.runtime.world_size / max(clips, 1.0) / place.in_step
         with self.runtime.no_sync(self.step, enabled=not place.ends):
-            loss, stats = self.step(clip_BTCHW, labels_B, labels_BK, share, stored)
+            others_run = bool(clips) and batch.stored is None
+            loss, stats = self.step(clip_BTCHW, labels_B, labels_BK, share, stored, others_run=others_run)
             self.runtime.fabric.backward(loss)
         return stats
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from side4video.tasks.base import TrainedModel
 from side4video.tasks.recognition import VideoClassifier
@@ -14,7 +15,8 @@ from side4video.tasks.recognition import VideoClassifier
 
 @dataclass(frozen=True)
 class PartReport:
-    """One part of a model. `parameters` and `buffers` count values, `bytes` holds both."""
+    """One part of a model. `parameters` and `buffers` count values, `bytes` holds both, as far as they are in this
+    process."""
 
     name: str
     trains: bool
@@ -91,5 +93,11 @@ def _report(name: str, parameters: Iterable[Tensor], buffers: Iterable[Tensor]) 
         tensors=len(owned) + len(kept),
         parameters=sum(parameter.numel() for parameter in owned),
         buffers=sum(buffer.numel() for buffer in kept),
-        bytes=sum(tensor.numel() * tensor.element_size() for tensor in (*owned, *kept)),
+        bytes=sum(_own_bytes(tensor) for tensor in (*owned, *kept)),
     )
+
+
+def _own_bytes(tensor: Tensor) -> int:
+    """What this process has of a tensor, which may be spread over several."""
+    here = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return here.numel() * here.element_size()

@@ -75,6 +75,7 @@ class RetrievalTask:
             self.runtime.fabric.backward(loss / place.in_step)
 
         if not len(batch):
+            self.model.take_part()
             loss, size = self._without_clips(batch), 0
             backward(loss)
         else:

@@ -26,13 +26,18 @@ class TrainStep(nn.Module):
         labels_BK: Tensor | None,
         share: float,
         stored: StoredTokens | None = None,
+        *,
+        others_run: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """`share` times the mean loss, and [sum of losses, clips called right, clips] of the batch.
 
         Without clips (all of a process's batch was broken) the loss is a 0 that reaches every trained parameter, so
-        that this process still meets the others when gradients are summed.
+        that this process still meets the others when gradients are summed; `others_run` says that they run the
+        backbone meanwhile.
         """
         if clip_BTCHW is None or labels_B is None:
+            if others_run:
+                self.model.take_part()
             trained = [parameter.sum() for parameter in self.model.parameters() if parameter.requires_grad]
             zero = torch.stack([value.float() for value in trained]).sum() * 0.0
             return zero, zero.new_zeros(3)

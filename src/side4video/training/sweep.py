@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
+import torch
+
 from side4video.batch import CaptionBatch, StoredTokens, VideoBatch
 from side4video.config.schema import RunSettings
 from side4video.errors import Side4VideoError, TrainingError
@@ -36,6 +38,9 @@ from side4video.training.sync_norm import synced_batch_norms
 from side4video.training.values import FitResult, TrainingData, Validation
 
 logger = logging.getLogger(__name__)
+
+NO_TOKENS = StoredTokens((), (), (), torch.float32, num_prefix=0, has_class_token=False, grid_YX=(0, 0))
+"""Of a batch without clips: its frozen pass is over."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +110,23 @@ class SharedPass:
         self._away = runtime.device.type == "cuda" and all(m.side.memory in ("lean", "smallest") for m in models)
 
     def train(self, batch: VideoBatch, epoch: int, index: int) -> VideoBatch:
-        """A training batch, mixed, on the device, with its frozen tokens."""
+        """A training batch, mixed, on the device, with its frozen tokens; without clips, with none.
+
+        Where frozen blocks are spread over processes, all of them come here with each batch.
+        """
+        if self._backbone.shard > 1 and batch.stored is None:
+            (clips,) = self._runtime.sum([len(batch)])
+            if clips and not len(batch):
+                self.take_part()
         if not len(batch):
-            return batch
+            return replace(batch, stored=NO_TOKENS)
         batch = batch.to(self._runtime.device, non_blocking=True)
         batch = self._mixer(batch, batch_generator(self._seed, epoch, index, self._runtime.rank))
         return self.run(batch)
+
+    def take_part(self) -> None:
+        """For a process without clips while others have some: see `FrozenBackbone.take_part`."""
+        self._backbone.take_part(self._taps)
 
     def run(self, batch: VideoBatch) -> VideoBatch:
         """A batch on the device with its frozen tokens; as it is when it has some."""
@@ -250,7 +266,8 @@ class _Group:
         with ExitStack() as stack:
             for runner in due:
                 stack.enter_context(eval_mode(runner.member.model))
-            for batch in in_step(loader, self.runtime, lambda: self.signals.received is not None):
+            idle = self.shared.take_part
+            for batch in in_step(loader, self.runtime, lambda: self.signals.received is not None, idle=idle):
                 shared = self.shared.run(_video_batch(batch))
                 for scorer in scorers.values():
                     scorer.add(shared)
