@@ -46,7 +46,9 @@ class VideoError(DataError):
     """
 
     def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
+        # what is not printable (line ends, marks of direction, bytes that are no text) must not reach a terminal or log
+        name = str(path) if str(path).isprintable() else ascii(str(path))
+        super().__init__(f"{name}: {reason}")
         self.path = str(path)
         self.reason = reason
 

@@ -16,6 +16,7 @@ import av.error
 from av.container import Flags
 from av.stream import Disposition
 
+from side4video.data.limits import VideoLimits, too_large, video_limits
 from side4video.data.truncation import missing_bytes
 from side4video.errors import VideoError
 
@@ -23,11 +24,6 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.codeccontext import VideoCodecContext
     from av.video.stream import VideoStream
-
-MAX_SIDE_PIXELS = 16384
-"""Largest width or height that is decoded by default."""
-MAX_FRAME_PIXELS = 2**28
-"""Largest width x height that is decoded by default."""
 
 MP4, MATROSKA, AVI, MPEG_TS = "mov", "matroska", "avi", "mpegts"
 
@@ -118,9 +114,7 @@ def format_name(container: InputContainer) -> str:
     return container.format.name.split(",", 1)[0]
 
 
-def video_stream(
-    container: InputContainer, path: str | Path, *, max_side: int = MAX_SIDE_PIXELS, max_pixels: int = MAX_FRAME_PIXELS
-) -> VideoStream:
+def video_stream(container: InputContainer, path: str | Path, *, limits: VideoLimits | None = None) -> VideoStream:
     """The container's video stream, ready for one decoder thread; cover pictures do not count.
 
     Raises:
@@ -136,24 +130,26 @@ def video_stream(
     context: VideoCodecContext | None = getattr(stream, "codec_context", None)
     if context is None:
         raise VideoError(path, "unsupported codec")
-    check_size(path, context.width, context.height, max_side=max_side, max_pixels=max_pixels)
+    limits = limits or video_limits()
+    check_size(path, context.width, context.height, limits)
     context.thread_count = 1
-    # for what only the stream itself tells; a decoder counts whole blocks, so it gets some room
-    context.options = {"max_pixels": str(2 * max_pixels + 2**16)}
+    # for what only the stream itself tells; a decoder counts whole blocks of up to 64 x 64
+    context.options = {"max_pixels": str(limits.frame_pixels + 128 * limits.frame_side + 2**12)}
     for other in container.streams:
         if other is not stream and hasattr(other, "discard"):
             other.discard = type(other.discard).all
     return stream
 
 
-def check_size(path: str | Path, width: int, height: int, *, max_side: int, max_pixels: int) -> None:
+def check_size(path: str | Path, width: int, height: int, limits: VideoLimits) -> None:
     """Refuse frames that are larger than any camera's.
 
     Raises:
         VideoError: a side or the number of pixels is beyond its limit.
     """
-    if max(width, height) > max_side or width * height > max_pixels:
-        raise VideoError(path, f"frames of {width}x{height} are larger than allowed ({max_side} a side)")
+    reason = too_large(width, height, limits)
+    if reason is not None:
+        raise VideoError(path, reason)
 
 
 def _is_cover(stream: VideoStream) -> bool:

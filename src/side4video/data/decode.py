@@ -10,6 +10,7 @@ Shapes: T frames asked for, in the order asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -20,8 +21,6 @@ import torch
 from torch import Tensor
 
 from side4video.data.containers import (
-    MAX_FRAME_PIXELS,
-    MAX_SIDE_PIXELS,
     check_size,
     format_name,
     open_container,
@@ -31,6 +30,7 @@ from side4video.data.containers import (
 )
 from side4video.data.frame_folder import FrameFolderReader
 from side4video.data.frames import VideoInfo, check_indices, frame_range
+from side4video.data.limits import video_limits
 from side4video.data.packets import PacketTable, is_progressive, packets_from, read_table, timestamps
 from side4video.data.pixels import RgbConverter, degrees, orientation, turn
 from side4video.errors import InputError, MissingExtraError, VideoError
@@ -54,32 +54,39 @@ class VideoReader:
     """Reads frames of one video file. Use it as a context manager; not for sharing between threads or processes.
 
     `timestamps_seconds` holds the time of each frame, in the order of display, the first frame being at 0;
-    `start_seconds` is the first frame's own time in the file.
+    `start_seconds` is the first frame's own time in the file. Sizes are limited as `limits.video_limits` says, or by
+    `max_side` and `max_pixels`.
 
     Raises:
-        VideoError: the file is missing, empty, truncated, no video, or its frames are too large.
+        VideoError: the file is missing, empty, truncated, no video, or its frames are too large or too many.
     """
 
     def __init__(
         self,
         path: str | Path,
         *,
-        max_side: int = MAX_SIDE_PIXELS,
-        max_pixels: int = MAX_FRAME_PIXELS,
+        max_side: int | None = None,
+        max_pixels: int | None = None,
         max_held_bytes: int = MAX_HELD_BYTES,
     ) -> None:
         self.path = str(path)
+        limits = video_limits()
+        limits = replace(
+            limits, frame_side=max_side or limits.frame_side, frame_pixels=max_pixels or limits.frame_pixels
+        )
         self._container = open_container(path)
         try:
             with video_errors(path):
-                self._stream = video_stream(self._container, path, max_side=max_side, max_pixels=max_pixels)
+                self._stream = video_stream(self._container, path, limits=limits)
                 self._context = self._stream.codec_context
-                self._table = read_table(self._container, self._stream, path, max_held_bytes=max_held_bytes)
+                self._table = read_table(
+                    self._container, self._stream, path, max_held_bytes=max_held_bytes, max_packets=limits.frames
+                )
                 self._convert = RgbConverter()
                 self._size, self._orientation = (0, 0), (False, False, False)
                 self._decode([self._table.frames[0]], self._look_at_first)
                 self.timestamps_seconds, self.info = self._describe()
-                check_size(path, self.info.width, self.info.height, max_side=max_side, max_pixels=max_pixels)
+                check_size(path, self.info.width, self.info.height, limits)
         except BaseException:
             self._container.close()
             raise
@@ -183,12 +190,13 @@ class VideoReader:
         # before the first key frame there is nothing else to start from
         is_first = start == table.starts[0]
         start_rank = -1 if is_first else table.ranks[start] or 0
+        shown_rank = -1.0
         missing, last = set(wanted), wanted[-1]
         has_started = is_first or table.discards[start]
         may_skip = context.name in _SKIPS_EXACTLY and is_progressive(context)
 
         def take(packet: Packet[VideoStream] | None, ordinal: int | None) -> bool:
-            nonlocal has_started
+            nonlocal has_started, shown_rank
             try:
                 frames = context.decode(packet)
             except av.error.FFmpegError as error:
@@ -205,6 +213,11 @@ class VideoReader:
                     return False
                 if frame.is_corrupt:
                     raise VideoError(self.path, f"damaged picture at packet {came}")
+                rank = table.ranks[came]
+                if rank is not None:
+                    if rank < shown_rank:
+                        raise VideoError(self.path, "its times contradict the order that its pictures are shown in")
+                    shown_rank = rank
                 if came in missing:
                     missing.discard(came)
                     deliver(came, frame)
@@ -217,6 +230,8 @@ class VideoReader:
             if skip != is_skipping:
                 context.skip_frame = "NONREF" if skip else "DEFAULT"
                 is_skipping = skip
+            if table.damaged[ordinal]:
+                raise VideoError(self.path, f"damaged packet {ordinal}")
             if not take(packet, ordinal):
                 return wanted
             if ordinal >= last:

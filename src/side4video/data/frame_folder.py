@@ -6,6 +6,7 @@ Shapes: T frames asked for, in the order asked for.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from side4video.data.frames import VideoInfo, check_indices, frame_range
+from side4video.data.limits import too_large, video_limits
 from side4video.errors import InputError, VideoError
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
@@ -96,8 +98,16 @@ class FrameFolderReader:
     def _load(self, number: int) -> np.ndarray:
         file = self._files[number]
         try:
-            with Image.open(file, formats=_FORMATS) as image:
+            # read below, before anything of that size is made
+            with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+                opened = Image.open(file, formats=_FORMATS)
+            with opened as image:
+                reason = too_large(*image.size, video_limits())
+                if reason is not None:
+                    raise VideoError(self.path, f"{file.name}: {reason}")
                 return np.asarray(image.convert("RGB"))
+        except VideoError:
+            raise
         except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise VideoError(self.path, f"{file.name} is not a readable picture") from error
 

@@ -47,6 +47,8 @@ _NEVER_REORDERS = frozenset(
 NEEDS_KEY_SHOWN_FIRST = frozenset({"mpeg1video", "mpeg2video", "mpeg4"})
 _VOP_START = b"\x00\x00\x01\xb6"
 _VOP_I, _VOP_B = 0, 2
+# what a packet takes in memory beside its content
+_PACKET_BYTES = 512
 # an MPEG-4 packet this small may be a placeholder for "no new picture"
 _SMALLEST_VOP_BYTES = 20
 
@@ -60,6 +62,8 @@ class PacketTable:
     durations: list[int] = field(default_factory=list)
     keys: list[bool] = field(default_factory=list)
     discards: list[bool] = field(default_factory=list)
+    damaged: list[bool] = field(default_factory=list)
+    """Packets of which, as the container says, a part is missing, or one before them."""
     places: list[tuple[int | None, int]] = field(default_factory=list)
     """Byte position and size, to recognise a packet after a seek."""
     held: list[Packet[VideoStream]] | None = None
@@ -115,16 +119,18 @@ def demux(container: InputContainer, stream: VideoStream) -> Iterator[Packet[Vid
             yield from (part for part in unpack.filter(packet) if part.size)
 
 
-def read_table(container: InputContainer, stream: VideoStream, path: str | Path, *, max_held_bytes: int) -> PacketTable:
+def read_table(
+    container: InputContainer, stream: VideoStream, path: str | Path, *, max_held_bytes: int, max_packets: int = 2**22
+) -> PacketTable:
     """Read all packets of the stream and find the order of display.
 
     Raises:
-        VideoError: no frame in it, or none that can be decoded.
+        VideoError: no frame in it, more than `max_packets`, or an order that cannot be found.
     """
     table = PacketTable(held=[])
     codec, name = codec_name(stream), format_name(container)
     vop_types: list[int] = []
-    held_bytes, smallest, is_corrupt = 0, 1 << 62, False
+    held_bytes, smallest = 0, 1 << 62
     for packet in demux(container, stream):
         hidden = _is_hidden(codec, packet)
         ordinal = len(table.pts)
@@ -137,15 +143,19 @@ def read_table(container: InputContainer, stream: VideoStream, path: str | Path,
         if codec == "mpeg4" and name not in _STORES_PTS:
             vop_types.append(_vop_type(packet))
         smallest = min(smallest, packet.size)
-        is_corrupt = packet.is_corrupt
-        held_bytes += packet.size
+        table.damaged.append(packet.is_corrupt)
+        if ordinal == max_packets:
+            raise VideoError(path, f"more than {max_packets} frames; SIDE4VIDEO_MAX_FRAMES allows more")
+        held_bytes += packet.size + _PACKET_BYTES
         if held_bytes > max_held_bytes:
             table.held = None
         if table.held is not None:
             packet.pts = packet.dts = ordinal
             table.held.append(packet)
-    if table.keys and (is_corrupt or (name == MPEG_TS and ends_inside_packet(Path(path)))):
+    if table.keys and (table.damaged[-1] or (name == MPEG_TS and ends_inside_packet(Path(path)))):
         table.discards[-1] = True  # the last packet was cut off: it is no frame
+    if name == MPEG_TS:
+        table.damaged = _damaged_in_transport(table.damaged, table.keys)
     if not any(table.keys):
         raise VideoError(path, "no frames" if not table.keys else "no key frame to start from")
     if codec in _NEVER_REORDERS:
@@ -161,6 +171,17 @@ def read_table(container: InputContainer, stream: VideoStream, path: str | Path,
     if not table.frames:
         raise VideoError(path, "no frames")
     return table
+
+
+def _damaged_in_transport(flags: list[bool], keys: list[bool]) -> list[bool]:
+    """Packets that lost a part on the way: a gap in MPEG-TS's counters shows in the flag of the packet before.
+
+    Where recordings were joined the counters jump too, between a last frame and a key frame: that is no damage.
+    """
+    return [
+        number > 0 and flags[number - 1] and number + 1 < len(flags) and not keys[number + 1]
+        for number in range(len(flags))
+    ]
 
 
 def timestamps(table: PacketTable, name: str) -> np.ndarray:

@@ -23,8 +23,6 @@ from torch import Tensor
 
 from side4video.data.containers import (
     AVI,
-    MAX_FRAME_PIXELS,
-    MAX_SIDE_PIXELS,
     MPEG_TS,
     check_size,
     format_name,
@@ -34,6 +32,7 @@ from side4video.data.containers import (
     video_stream,
 )
 from side4video.data.frame_folder import FrameFolderReader
+from side4video.data.limits import video_limits
 from side4video.data.packets import NEEDS_KEY_SHOWN_FIRST, codec_name, demux
 from side4video.data.pixels import RgbConverter, orientation, turn
 from side4video.data.truncation import ends_inside_packet
@@ -114,7 +113,7 @@ class FrameSequence:
             for time, frame in self._decode(container, stream):
                 if is_first:
                     is_first, size, how = False, (frame.width, frame.height), orientation(frame)
-                    check_size(self.path, *size, max_side=MAX_SIDE_PIXELS, max_pixels=MAX_FRAME_PIXELS)
+                    check_size(self.path, *size, video_limits())
                     most = _chunk_frames(frame.height, frame.width)
                 if self._takes(time):
                     times.append(time)
@@ -228,12 +227,20 @@ class _Clock:
 def _numbered(
     packets: Iterator[Packet[VideoStream]], path: Path, container: str
 ) -> Iterator[tuple[int, Packet[VideoStream] | None]]:
-    """Packets with their ordinals, then None, which empties the decoder; a last packet that was cut is no frame."""
+    """Packets with their ordinals, then None, which empties the decoder; a last packet that was cut is no frame.
+
+    Raises:
+        VideoError: a packet of which a part is missing.
+    """
     waiting: Packet[VideoStream] | None = None
-    ordinal = -1
+    ordinal, is_damaged = -1, False
     for packet in packets:
         if waiting is not None:
+            # as in `packets.py`: a gap in MPEG-TS shows one packet early, and looks like a join before a key frame
+            if is_damaged and not (container == MPEG_TS and packet.is_keyframe):
+                raise VideoError(path, f"damaged packet {ordinal}")
             yield ordinal, waiting
+        is_damaged = packet.is_corrupt if container != MPEG_TS else waiting is not None and waiting.is_corrupt
         waiting, ordinal = packet, ordinal + 1
     is_cut = waiting is not None and (waiting.is_corrupt or (container == MPEG_TS and ends_inside_packet(path)))
     if waiting is not None and not is_cut:
