@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from side4video.backbones.base import FrozenBackbone
 from side4video.backbones.create import create_backbone
 from side4video.backbones.create_text import create_text_tower
-from side4video.side.spec import SideSpec
+from side4video.side.spec import Dialect, SideSpec
 from side4video.tasks.recognition import VideoClassifier
 from side4video.tasks.retrieval import VideoTextModel
 from side4video.windows import WindowPlan, WindowStream, taps_of
@@ -45,13 +46,15 @@ def expected_spans(num_frames: int, plan: WindowPlan) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize(("size", "stride"), [(8, 4), (5, 1), (6, 6), (4, 9), (23, 2), (40, 3), (1, 1)])
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "tokens"])
 @pytest.mark.parametrize("pieces", [[23], [1] * 23, [9, 0, 14], [2, 20, 1]], ids=["whole", "single", "two", "odd"])
 @torch.no_grad()
 def test_windows_equal_each_window_on_its_own(
-    backbone: FrozenBackbone, size: int, stride: int, pieces: list[int]
+    backbone: FrozenBackbone, size: int, stride: int, pieces: list[int], shared: bool
 ) -> None:
     model, plan, video = classifier(backbone), WindowPlan(size, stride), frames()
-    stream = WindowStream(backbone, taps_of([model.side]), [plan], frame_slice=7, max_windows=3)
+    sides, taps = ([model.side], ()) if shared else ([], taps_of([model.side]))
+    stream = WindowStream(backbone, [plan], sides=sides, taps=taps, frame_slice=7, max_windows=3)
     found: dict[tuple[int, int], Tensor] = {}
     for windows in stream.run(video.split(pieces)):
         assert windows.plan == 0
@@ -68,7 +71,7 @@ def test_each_frame_passes_the_backbone_once(backbone: FrozenBackbone) -> None:
     trunk = backbone.trunk
     assert isinstance(trunk, ToyTrunk)
     model = classifier(backbone)
-    stream = WindowStream(backbone, taps_of([model.side]), [WindowPlan(8, 1)], frame_slice=5)
+    stream = WindowStream(backbone, [WindowPlan(8, 1)], sides=[model.side], frame_slice=5)
     count = sum(len(windows.starts) for windows in stream.run(frames().split(6)))
     assert count == NUM_FRAMES - 8 + 1
     assert sum(trunk.embedded) == NUM_FRAMES
@@ -80,7 +83,9 @@ def test_each_frame_passes_the_backbone_once(backbone: FrozenBackbone) -> None:
 
 
 def test_memory_is_bounded_by_the_longest_window(backbone: FrozenBackbone) -> None:
-    stream = WindowStream(backbone, (1, 3), [WindowPlan(3, 2), WindowPlan(6, 2)], frame_slice=4)
+    side = classifier(backbone).side
+    plans = [WindowPlan(3, 2), WindowPlan(6, 2)]
+    stream = WindowStream(backbone, plans, taps=(1, 3), sides=[side], frame_slice=4)
     for number in range(200):
         for windows in stream.push(frames(3)):
             tokens = windows.layer(3).tokens_BTAD
@@ -89,6 +94,11 @@ def test_memory_is_bounded_by_the_longest_window(backbone: FrozenBackbone) -> No
     assert stream.frames_seen == 600
     held = [layer.tokens_BTAD for layer in stream._held]
     assert [tokens.shape[1] for tokens in held] == [6, 6]
+    shared = stream._shared[side]
+    assert shared._stem_BTNR is not None
+    held += [shared._stem_BTNR, *(layer.patches_BTNS for layer in shared._layers.values())]
+    assert len(held) == 2 + 1 + 2
+    assert [tokens.shape[1] for tokens in held] == [6] * 5
     assert all(tokens.untyped_storage().nbytes() == 4 * tokens.numel() for tokens in held), "no view of more"
 
 
@@ -98,10 +108,9 @@ def test_several_side_networks_and_plans_share_a_pass(backbone: FrozenBackbone) 
     assert isinstance(trunk, ToyTrunk)
     models = [classifier(backbone), classifier(backbone, seed=6, taps=(1, 2, 4))]
     plans = [WindowPlan(8, 5), WindowPlan(4, 3)]
-    taps = taps_of([model.side for model in models])
-    assert taps == (0, 1, 2, 4)
+    assert taps_of([model.side for model in models]) == (0, 1, 2, 4)
     found: list[tuple[int, int, Tensor]] = []
-    for windows in WindowStream(backbone, taps, plans).run([video]):
+    for windows in WindowStream(backbone, plans, sides=[model.side for model in models]).run([video]):
         model = models[windows.plan]
         features = model.encode_windows(windows).mean(1)
         found += [(windows.plan, start, feature) for start, feature in zip(windows.starts, features, strict=True)]
@@ -121,7 +130,7 @@ def test_retrieval_windows_equal_encode_video() -> None:
     ).eval()
     model.side_proj.normal_(std=0.2, generator=generator)
     video = torch.randn(9, 3, 64, 64, generator=generator)
-    stream = WindowStream(own, taps_of([model.side], last_of=own), [WindowPlan(4, 3)])
+    stream = WindowStream(own, [WindowPlan(4, 3)], sides=[model.side], taps=[own.depth - 1])
     found = [
         pair
         for windows in stream.run([video])
@@ -133,7 +142,7 @@ def test_retrieval_windows_equal_encode_video() -> None:
 
 
 def test_a_stream_begins_anew_after_finish(backbone: FrozenBackbone) -> None:
-    stream = WindowStream(backbone, (0,), [WindowPlan(4, 2)])
+    stream = WindowStream(backbone, [WindowPlan(4, 2)], taps=(0,))
     for _ in range(2):
         starts = [start for windows in stream.run([frames(7)]) for start in windows.starts]
         assert starts == [0, 2, 3]
@@ -149,12 +158,34 @@ def test_plans_below_one(size_and_stride: tuple[int, int]) -> None:
 
 def test_what_a_stream_refuses(backbone: FrozenBackbone) -> None:
     with pytest.raises(ValueError, match="at least one plan"):
-        WindowStream(backbone, (0,), [])
+        WindowStream(backbone, [], taps=(0,))
     with pytest.raises(ValueError, match="frame_slice and max_windows"):
-        WindowStream(backbone, (0,), [WindowPlan(2, 1)], frame_slice=0)
-    stream = WindowStream(backbone, (0, 1), [WindowPlan(2, 1)])
+        WindowStream(backbone, [WindowPlan(2, 1)], taps=(0,), frame_slice=0)
+    with pytest.raises(ValueError, match="needs side networks or taps; got neither"):
+        WindowStream(backbone, [WindowPlan(2, 1)])
+    stream = WindowStream(backbone, [WindowPlan(2, 1)], taps=(0, 1))
     with pytest.raises(ValueError, match="TCHW"):
         list(stream.push(frames()[None]))
     (windows, *_) = stream.push(frames(3))
     with pytest.raises(ValueError, match=r"taps no block \[4\]; it taps \[0, 1\]"):
         windows.layers((1, 4))
+
+
+@pytest.mark.parametrize("dialect", ["clip", "eva"])
+@pytest.mark.parametrize("changes", [{}, {"stem": False}, {"representation": "extra"}, {"norm": "layer"}], ids=str)
+@torch.no_grad()
+def test_every_kind_of_side_network_shares(backbone: FrozenBackbone, dialect: Dialect, changes: dict[str, Any]) -> None:
+    side = replace(SideSpec.for_dialect(dialect), width=10, num_heads=2, taps=(0, 1, 3), **changes)
+    model = VideoClassifier(backbone, 7, side=side, generator=torch.Generator().manual_seed(5)).eval()
+    video = frames(14)
+    stream = WindowStream(backbone, [WindowPlan(5, 2)], sides=[model.side], frame_slice=6)
+    for windows in stream.run([video]):
+        for start, frames_TS in zip(windows.starts, model.encode_windows(windows), strict=True):
+            alone_TS = model.video(video[None, start : start + 5]).frames_BTS[0]
+            torch.testing.assert_close(frames_TS, alone_TS, atol=1e-5, rtol=0)
+
+
+def test_a_side_network_that_the_stream_does_not_know(backbone: FrozenBackbone) -> None:
+    (windows, *_) = WindowStream(backbone, [WindowPlan(2, 1)], taps=(0, 1)).push(frames(3))
+    with pytest.raises(ValueError, match=r"taps no block \[2\]; it taps \[0, 1\]"):
+        windows.run(classifier(backbone).side)

@@ -23,7 +23,7 @@ from side4video.data.sequence import FrameSequence
 from side4video.errors import ConfigError
 from side4video.tasks.recognition import VideoClassifier
 from side4video.tasks.retrieval import VideoTextModel
-from side4video.windows import WindowPlan, WindowStream, taps_of
+from side4video.windows import WindowPlan, WindowStream
 
 DEFAULT_FPS = 2.0
 Item = TypeVar("Item")
@@ -121,10 +121,12 @@ class VideoEmbedder:
             VideoError: the video cannot be read.
         """
         settings = self.settings
-        last_of = self.model.backbone if isinstance(self.model, VideoTextModel) else None
-        taps = taps_of([self.model.side], last_of=last_of)
-        plan = WindowPlan(settings.num_frames, settings.stride)
-        stream = WindowStream(self.model.backbone, taps, [plan])
+        stream = WindowStream(
+            self.model.backbone,
+            [WindowPlan(settings.num_frames, settings.stride)],
+            sides=[self.model.side],
+            taps=[self.model.backbone.depth - 1] if isinstance(self.model, VideoTextModel) else (),
+        )
         sequence = FrameSequence(path, fps=settings.fps, min_frames=settings.num_frames)
         times: list[float] = []
         found: list[tuple[int, Tensor]] = []

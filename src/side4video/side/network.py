@@ -5,6 +5,7 @@ size are free: the position table is resampled when the grid differs from the on
 
 Source: Side4Video, arXiv:2311.15769, "Side4Video". We differ in the stem's arithmetic only: the (3, p, p) convolution
 runs as one image convolution with three times the channels and a sum over time, which needs no video layout.
+Shapes: R = 3S, what a frame contributes to its neighbours and itself.
 """
 
 from __future__ import annotations
@@ -43,6 +44,23 @@ class FrozenTokens(Protocol):
     def has_class_token(self) -> bool: ...
     @property
     def grid_YX(self) -> tuple[int, int]: ...
+
+
+@dataclass(frozen=True)
+class ProjectedTokens:
+    """A frozen block's tokens behind one side network's projection, which looks at each frame by itself: where many
+    windows hold the same frames, this is made once (`SideNetwork.project`) and takes the place of `FrozenTokens`."""
+
+    patches_BTNS: Tensor
+    class_BTS: Tensor
+    grid_YX: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class StemParts:
+    """What the stem's convolution makes of each frame by itself (`Stem.parts`), in the place of the pixels."""
+
+    parts_BTNR: Tensor
 
 
 @dataclass(frozen=True)
@@ -119,22 +137,31 @@ class SideNetwork(nn.Module):
         self.norm = make_norm(spec) if spec.final_norm else None
         initialise(self, spec, generator)
 
-    def forward(self, clip_BTCHW: Tensor, layers: Iterable[FrozenTokens]) -> SideOutput:
+    def forward(
+        self, clip_BTCHW: Tensor | StemParts, layers: Iterable[FrozenTokens] | Iterable[ProjectedTokens]
+    ) -> SideOutput:
         """The clip's features, from normalised pixels and the tapped frozen blocks in order of depth.
 
         Raises:
             ValueError: another number of frozen blocks than taps, or a stem whose patches do not fit the grid.
         """
-        side_BTMS = clip_BTCHW
+        side_BTMS: Tensor | StemParts = clip_BTCHW
         for side_BTMS in self.stream(clip_BTCHW, layers):  # noqa: B007
             pass
+        assert isinstance(side_BTMS, Tensor)
+        return self.finish(side_BTMS)
+
+    def finish(self, side_BTMS: Tensor) -> SideOutput:
+        """The features, from the side stream after the last side block."""
         if self.norm is not None:
             side_BTMS = apply_norm(self.norm, side_BTMS)
         patches_BTNS = side_BTMS[:, :, self.carries_token :]
         frames_BTS = side_BTMS[:, :, 0] if self.carries_token else patches_BTNS.mean(2)
         return SideOutput(frames_BTS, patches_BTNS)
 
-    def stream(self, clip_BTCHW: Tensor, layers: Iterable[FrozenTokens]) -> Iterator[Tensor]:
+    def stream(
+        self, clip_BTCHW: Tensor | StemParts, layers: Iterable[FrozenTokens] | Iterable[ProjectedTokens]
+    ) -> Iterator[Tensor]:
         """The side stream after each side block, BTMS, before the final norm; patches follow the carried token, if any.
 
         Raises:
@@ -143,10 +170,17 @@ class SideNetwork(nn.Module):
         layout, tokens_of_taps = self._open(layers)
         position_QS = self._positions(layout.grid_YX)
         how = self._how()
-        stream = clip_BTCHW
+        stream: Tensor | StemParts = clip_BTCHW
         for index, tokens_BTAD in enumerate(tokens_of_taps):
             stream = self._stage(layout, index, how, stream, tokens_BTAD, position_QS)
             yield stream
+
+    @torch.no_grad()
+    def project(self, tap: int, layer: FrozenTokens) -> ProjectedTokens:
+        """What the projection of this tap makes of its tokens, without gradients."""
+        layout = _Layout(layer.num_prefix, layer.has_class_token, layer.grid_YX)
+        projected = self._project(layout, self.taps.index(tap), run_plain, layer.tokens_BTAD)
+        return ProjectedTokens(*projected, layer.grid_YX)
 
     def compile_blocks(self, **options: Any) -> None:
         """Let torch.compile make programs of the side blocks; `options` are its.
@@ -180,32 +214,50 @@ class SideNetwork(nn.Module):
 
         return _How(Sliced(store=store, frames=self.slice_frames), sliced, stem_norm, block)
 
-    def _open(self, layers: Iterable[FrozenTokens]) -> tuple[_Layout, Iterator[Tensor]]:
+    def _open(
+        self, layers: Iterable[FrozenTokens] | Iterable[ProjectedTokens]
+    ) -> tuple[_Layout, Iterator[Tensor | ProjectedTokens]]:
         """The layout of the frozen tokens, and the tapped layers' tokens one by one, counted."""
         iterator = iter(layers)
         first = next(iterator, None)
         if first is None:
             raise ValueError(f"the side network has {len(self.blocks)} taps; got 0 frozen blocks")
+        if isinstance(first, ProjectedTokens):
+            return _Layout(0, has_class_token=True, grid_YX=first.grid_YX), self._counted(first, iterator)
         layout = _Layout(first.num_prefix, first.has_class_token, first.grid_YX)
         return layout, self._counted(first.tokens_BTAD, iterator)
 
-    def _counted(self, first_BTAD: Tensor, rest: Iterator[FrozenTokens]) -> Iterator[Tensor]:
+    def _counted(
+        self, first_BTAD: Tensor | ProjectedTokens, rest: Iterator[FrozenTokens | ProjectedTokens]
+    ) -> Iterator[Tensor | ProjectedTokens]:
         yield first_BTAD
         del first_BTAD
         count = 1
         for count, tokens in enumerate(rest, start=2):
             if count > len(self.blocks):
                 raise ValueError(f"the side network has {len(self.blocks)} taps; got more frozen blocks than that")
-            yield tokens.tokens_BTAD
+            yield tokens if isinstance(tokens, ProjectedTokens) else tokens.tokens_BTAD
         if count < len(self.blocks):
             raise ValueError(f"the side network has {len(self.blocks)} taps; got {count} frozen blocks")
 
     def _stage(
-        self, layout: _Layout, index: int, how: _How, stream: Tensor, tokens_BTAD: Tensor, position_QS: Tensor
+        self,
+        layout: _Layout,
+        index: int,
+        how: _How,
+        stream: Tensor | StemParts,
+        tokens_BTAD: Tensor | ProjectedTokens,
+        position_QS: Tensor,
     ) -> Tensor:
         """Projection, fusion and side block of one tap. The stream that enters the first one is the pixels."""
-        projected_BTNS, class_BTS = self._project(layout, index, how.project, tokens_BTAD)
-        side_BTMS = self._begin(stream, projected_BTNS, how) if index == 0 else stream
+        if isinstance(tokens_BTAD, ProjectedTokens):
+            projected_BTNS, class_BTS = tokens_BTAD.patches_BTNS, tokens_BTAD.class_BTS
+        else:
+            projected_BTNS, class_BTS = self._project(layout, index, how.project, tokens_BTAD)
+        if index == 0 or isinstance(stream, StemParts):  # noqa: SIM108 - the types are plain this way
+            side_BTMS = self._begin(stream, projected_BTNS, how)
+        else:
+            side_BTMS = stream
         side_BTMS = self._fuse(side_BTMS, projected_BTNS, class_BTS, first=index == 0)
         del stream, projected_BTNS
         shifted_BTS = shift_class_tokens(class_BTS) if self.spec.shift else class_BTS
@@ -231,11 +283,14 @@ class SideNetwork(nn.Module):
         patches_BTND = tokens_BTAD[:, :, layout.num_prefix :]
         return project((patches_BTND,)), projection(patches_BTND.mean(2))
 
-    def _begin(self, clip_BTCHW: Tensor, projected_BTNS: Tensor, how: _How) -> Tensor | None:
+    def _begin(self, clip_BTCHW: Tensor | StemParts, projected_BTNS: Tensor, how: _How) -> Tensor | None:
         """The stem's patches, or nothing without a stem."""
         if self.stem is None:
             return None
-        stem_BTNS = how.stem(self.stem.convolve, None, (self.stem,), (clip_BTCHW,))
+        if isinstance(clip_BTCHW, StemParts):
+            stem_BTNS = self.stem.join(clip_BTCHW.parts_BTNR)
+        else:
+            stem_BTNS = how.stem(self.stem.convolve, None, (self.stem,), (clip_BTCHW,))
         if stem_BTNS.shape != projected_BTNS.shape:
             raise ValueError(
                 f"the stem's patches {tuple(stem_BTNS.shape)} do not fit the frozen patches "
@@ -294,11 +349,17 @@ class Stem(nn.Module):
 
     def convolve(self, clip_BTCHW: Tensor) -> Tensor:
         """The patches before the norm."""
-        batch, num_frames = clip_BTCHW.shape[:2]
-        # one image convolution gives what each frame contributes to its next, own and previous frame
+        return self.join(self.parts(clip_BTCHW))
+
+    def parts(self, clip_BTCHW: Tensor) -> Tensor:
+        """What each frame contributes to its next, own and previous frame, R = 3S: one image convolution."""
         kernels = self.weight.transpose(1, 2).transpose(0, 1).flatten(0, 1)
         parts_IRYX = F.conv2d(clip_BTCHW.flatten(0, 1), kernels, stride=self.patch_size)
-        to_next, own, to_previous = parts_IRYX.flatten(2).transpose(1, 2).unflatten(0, (batch, num_frames)).chunk(3, -1)
+        return parts_IRYX.flatten(2).transpose(1, 2).unflatten(0, tuple(clip_BTCHW.shape[:2]))
+
+    def join(self, parts_BTNR: Tensor) -> Tensor:
+        """The patches before the norm, from what their frames and the neighbours contribute."""
+        to_next, own, to_previous = parts_BTNR.chunk(3, -1)
         patches_BTNS = own + F.pad(to_next[:, :-1], (0, 0, 0, 0, 1, 0)) + F.pad(to_previous[:, 1:], (0, 0, 0, 0, 0, 1))
         # added by hand, so it must follow the precision that autocast chose for the convolution
         return patches_BTNS + self.bias.to(patches_BTNS.dtype)

@@ -26,7 +26,7 @@ from side4video.search.embedding import DEFAULT_FPS, read_ahead
 from side4video.streaming.scorers import Scorer, Transform, pass_key
 from side4video.streaming.segments import Segment, default_thresholds, find_segments, frame_scores
 from side4video.streaming.thumbnails import Thumbnail, ThumbnailStrip
-from side4video.windows import WindowPlan, WindowStream, taps_of
+from side4video.windows import WindowPlan, WindowStream
 
 MAX_FPS = 1000
 
@@ -159,9 +159,12 @@ class _Pass:
         self.transform: Transform = scorers[0].transform
         self.found = [(scorer, _Found()) for scorer in scorers]
         sizes = sorted({scorer.num_frames for scorer in scorers})
-        last_of = backbone if any(scorer.needs_last for scorer in scorers) else None
-        taps = taps_of([scorer.side for scorer in scorers], last_of=last_of)
-        self._stream = WindowStream(backbone, taps, [settings.plan(size) for size in sizes])
+        self._stream = WindowStream(
+            backbone,
+            [settings.plan(size) for size in sizes],
+            sides=[scorer.side for scorer in scorers],
+            taps=[backbone.depth - 1] if any(scorer.needs_last for scorer in scorers) else (),
+        )
         self._sizes = sizes
 
     def push(self, frames_TCHW: Tensor) -> None:
