@@ -52,6 +52,7 @@ COMMANDS = (
     Command("sweep", "train several side networks over one frozen pass and compare them", "side4video.cli.sweep"),
     Command("evaluate", "accuracy, confusion, a report page and the scores of every clip", "side4video.cli.evaluate"),
     Command("predict", "name the action in video files", "side4video.cli.predict"),
+    Command("explain", "show which places and moments of a video mattered", "side4video.cli.explain"),
     Command("embed", "write the vectors of videos, frame by frame and window by window", "side4video.cli.embed"),
     Command("index", "make your footage searchable; again, only what has changed", "side4video.cli.index"),
     Command("search", "find moments in indexed footage by a sentence or an example", "side4video.cli.search"),

@@ -32,7 +32,7 @@ from side4video.side.network import SideNetwork
 from side4video.tasks.recognition import VideoClassifier
 from side4video.tasks.retrieval import VideoTextModel
 
-STEPS = 8
+STEPS = 16
 PIXELS = "pixels"
 Score = Callable[[Tensor], Tensor]
 """frames_BTS to a scalar."""
