@@ -5,7 +5,7 @@ A video is looked at as `side4video predict` does, with its default views, so bo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from side4video.data.decode import VideoReader
 from side4video.data.sampling import FrameSampler
 from side4video.data.transforms import TestTransform
 from side4video.errors import CheckpointError
+from side4video.streaming.scorers import MiddleCrop
 from side4video.tasks.recognition import VideoClassifier
 from side4video.tasks.retrieval import VideoTextModel
 from side4video.training.checkpoint import BACKBONE, CONFIG
@@ -82,21 +83,24 @@ def load_runs(
 
 
 @dataclass(frozen=True)
-class _Looks:
+class Looks:
     """How clips are made of a video: runs with equal looks and backbone share a pass."""
 
     sampler: FrameSampler
-    transform: TestTransform
+    transform: MiddleCrop
 
     def read(self, reader: VideoReader) -> Tensor:
-        """All views as `clips_VTCHW`; full-size frames are held a few at a time."""
+        """All views as `clips_VTCHW`."""
         clips = self.sampler.test(reader.info.num_frames, NUM_CLIPS)
         needed = sorted({index for clip in clips for index in clip})
-        step = max(1, _CHUNK_BYTES // (3 * reader.info.width * reader.info.height))
-        parts = [self.transform(reader.read(needed[i : i + step]))[0] for i in range(0, len(needed), step)]
-        frames_UCHW = torch.cat(parts)
+        frames_UCHW = torch.cat([self.transform(part_TCHW) for part_TCHW in self.in_parts(reader, needed)])
         place = {index: number for number, index in enumerate(needed)}
         return torch.stack([frames_UCHW[[place[index] for index in clip]] for clip in clips])
+
+    def in_parts(self, reader: VideoReader, numbers: Sequence[int]) -> Iterator[Tensor]:
+        """uint8 frames of full size, TCHW, a few at a time: those of a large video would fill the memory."""
+        step = max(1, _CHUNK_BYTES // (3 * reader.info.width * reader.info.height))
+        return (reader.read(numbers[first : first + step]) for first in range(0, len(numbers), step))
 
 
 class Recognisers:
@@ -105,14 +109,9 @@ class Recognisers:
     def __init__(self, runs: Sequence[LoadedRun], runtime: Runtime, limits: Limits) -> None:
         self.runs = [run for run in runs if isinstance(run.model, VideoClassifier)]
         self.runtime, self._limits = runtime, limits
-        self._groups: dict[tuple[int, _Looks], list[LoadedRun]] = {}
+        self._groups: dict[tuple[int, Looks], list[LoadedRun]] = {}
         for run in self.runs:
-            data = run.settings.data
-            looks = _Looks(
-                FrameSampler(data.sampling, data.num_frames),
-                TestTransform(pixel_format(run.model.backbone.preprocessing), data.resize, 1),
-            )
-            self._groups.setdefault((id(run.model.backbone), looks), []).append(run)
+            self._groups.setdefault((id(run.model.backbone), looks_of(run)), []).append(run)
 
     def predict(self, path: Path, progress: Callable[[float], None]) -> dict[str, Tensor]:
         """`scores_K` of every run by its name, summing to one.
@@ -152,6 +151,13 @@ def score_views(models: Sequence[VideoClassifier], clips_VTCHW: Tensor, runtime:
                 ).frames_BTS
                 own.append(model.head(frames_BTS.mean(1)).cpu().double().softmax(-1))
     return [torch.cat(own).mean(0) for own in scores]
+
+
+def looks_of(run: LoadedRun) -> Looks:
+    """How a run looks at a video."""
+    data = run.settings.data
+    middle = MiddleCrop(TestTransform(pixel_format(run.model.backbone.preprocessing), data.resize, 1))
+    return Looks(FrameSampler(data.sampling, data.num_frames), middle)
 
 
 def class_names(model: VideoClassifier) -> tuple[str, ...]:

@@ -34,6 +34,10 @@ class Video:
     info: dict[str, Any] = field(default_factory=dict[str, Any])
     results: dict[str, Any] = field(default_factory=dict[str, Any])
     kept: dict[str, Any] = field(default_factory=dict[str, Any])
+    wishes: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What the visitor asks of stages that run again."""
+    pictures: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    """JPEG pictures by the names that results call them by."""
     problems: dict[str, str] = field(default_factory=dict[str, str])
     """Stages that went wrong, and why; the others count."""
     stage: str = ""
@@ -122,6 +126,7 @@ class Videos:
             self.workspace.remove(path)
         video.results.clear()
         video.kept.clear()
+        video.pictures.clear()
 
     def sweep(self, forget: Callable[[Video], None]) -> None:
         """Remove videos that nobody has looked at for long; `forget` hears of each."""

@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from side4video.app.refusal import RefusalError
 from side4video.app.videos import Video, Videos
@@ -38,12 +39,21 @@ class Stage:
     is_needed: bool = False
 
 
+class _Task(NamedTuple):
+    """In the order in which tasks are done."""
+
+    stage: int
+    number: int
+    video: Video
+    alone: bool
+
+
 class Worker:
     """Runs `stages` on every video that is handed to `submit`, until `stop`."""
 
     def __init__(self, stages: Sequence[Stage], videos: Videos) -> None:
         self.stages, self._videos = stages, videos
-        self._tasks: list[tuple[int, int, Video]] = []
+        self._tasks: list[_Task] = []
         self._count = itertools.count()
         self._changed = threading.Condition()
         self._current: Video | None = None
@@ -51,17 +61,31 @@ class Worker:
         self._thread = threading.Thread(target=self._work, name="side4video-app-worker", daemon=True)
         self._thread.start()
 
-    def submit(self, video: Video, first_stage: int = 0) -> None:
-        """Put a video at the end of the queue."""
+    def submit(self, video: Video, first_stage: int = 0, *, alone: bool = False) -> None:
+        """Put a video at the end of the queue, for all stages from one on, or for that one `alone`."""
         with self._changed:
             video.state, video.stage, video.progress = "waiting", self.stages[first_stage].label, 0.0
-            heapq.heappush(self._tasks, (first_stage, next(self._count), video))
+            heapq.heappush(self._tasks, _Task(first_stage, next(self._count), video, alone))
             self._changed.notify()
+
+    def again(self, video: Video, stage: str) -> None:
+        """Run one stage of a video again, with what the visitor has asked for since.
+
+        Raises:
+            RefusalError: the page has no such stage, or the video is being worked on.
+        """
+        names = [known.name for known in self.stages]
+        if stage not in names:
+            raise RefusalError(404, "this page cannot do that")
+        if video.state != "done":
+            raise RefusalError(409, "this video is still being worked on; ask again when it is done", retry_seconds=3)
+        video.problems.pop(stage, None)
+        self.submit(video, names.index(stage), alone=True)
 
     def position(self, video: Video) -> int:
         """How many videos come before this one; 0 for the one at work, and for one that does not wait."""
         with self._changed:
-            ordered = [task[2] for task in sorted(self._tasks)]
+            ordered = [task.video for task in sorted(self._tasks)]
             if video not in ordered:
                 return 0
             return ordered.index(video) + (self._current is not None)
@@ -80,19 +104,20 @@ class Worker:
                     self._changed.wait()
                 if self._stops:
                     return
-                number, _, video = heapq.heappop(self._tasks)
+                task = heapq.heappop(self._tasks)
+                number, video = task.stage, task.video
                 if video.is_cancelled:
                     self._videos.delete_files(video)
                     continue
                 self._current, video.is_busy = video, True
                 video.state, video.stage, video.progress = "running", self.stages[number].label, 0.0
             is_over = self._run(self.stages[number], video)
-            video.stages_done = number + 1
+            video.stages_done = max(video.stages_done, number + 1)
             with self._changed:
                 self._current, video.is_busy = None, False
             if video.is_cancelled:
                 self._videos.delete_files(video)
-            elif is_over or number + 1 == len(self.stages):
+            elif is_over or task.alone or number + 1 == len(self.stages):
                 video.state = "failed" if video.error else "done"
             else:
                 self.submit(video, number + 1)

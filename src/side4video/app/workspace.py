@@ -99,7 +99,7 @@ class Workspace:
             self._sizes.pop(path, None)
 
     def close(self) -> None:
-        """Delete everything."""
+        """Delete everything; harmless when it is done already."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.release()
 

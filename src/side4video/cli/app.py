@@ -79,8 +79,9 @@ def run(options: argparse.Namespace) -> Outcome:
     """
     overrides = {"train.accelerator": "auto", **parse_overrides(options.overrides)}
     runs = [Path(word) for word in dict.fromkeys(options.words) if is_run(Path(word))]
-    for word in options.words:
-        if Path(word) not in runs:
+    libraries = [word for word in dict.fromkeys(options.words) if Path(word) not in runs]
+    for word in libraries:
+        if not _is_library(word):
             check_run(Path(word))
     is_public = not _is_loopback(options.host)
     password = _password(options)
@@ -93,13 +94,12 @@ def run(options: argparse.Namespace) -> Outcome:
         raise ConfigError(f"--port: must be from 0 to 65535; got {options.port}")
 
     # the web framework and torch come in here: everything above is checked without them
+    from side4video.app.build import build_analysis
     from side4video.app.limits import Limits
+    from side4video.app.page import Access
     from side4video.app.passwords import Password
-    from side4video.app.recognise import Backbones, Recognisers, load_runs
     from side4video.app.serve import serve
-    from side4video.app.server import Access, create_app
-    from side4video.app.stages import Analysis
-    from side4video.app.workspace import Workspace
+    from side4video.app.server import create_app
 
     limits = Limits(
         max_upload_bytes=_bytes("--max-upload", options.max_upload),
@@ -111,9 +111,8 @@ def run(options: argparse.Namespace) -> Outcome:
     listener = _listen(options.host, options.port)
     with listener:
         port = listener.getsockname()[1]
-        loaded, runtime = load_runs(runs, overrides, Backbones())
-        analysis = Analysis(Recognisers(loaded, runtime, limits))
-        workspace = Workspace(limits.max_disk_bytes, None if options.temp is None else Path(options.temp))
+        temp = None if options.temp is None else Path(options.temp)
+        analysis = build_analysis(runs, libraries, overrides=overrides, limits=limits, temp=temp)
         access = Access(
             names=frozenset({*_names(options.host, is_public=is_public), *options.name}),
             is_public=is_public,
@@ -121,11 +120,20 @@ def run(options: argparse.Namespace) -> Outcome:
             # cookies do not know ports, and two pages on one machine must not log each other out
             cookie=f"side4video-{port}",
         )
-        page = create_app(analysis, workspace, limits, access)
-        shown = "127.0.0.1" if options.host == "0.0.0.0" else options.host
-        shown = f"[{shown}]" if ":" in shown else shown
-        serve(page, listener, on_ready=lambda: note(f"side4video app: http://{shown}:{port}/ (Ctrl-C stops it)"))
-    return Outcome(DONE, {"url": f"http://{shown}:{port}/"})
+        url = f"http://{_shown(options.host)}:{port}/"
+        try:
+            page = create_app(analysis, access)
+            serve(page, listener, on_ready=lambda: note(f"side4video app: {url} (Ctrl-C stops it)"))
+        finally:
+            analysis.workspace.close()
+    return Outcome(DONE, {"url": url})
+
+
+def _shown(host: str) -> str:
+    """The host in an address that can be opened here."""
+    if host in {"0.0.0.0", "::"}:
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
 
 
 def _bytes(flag: str, text: str) -> int:
@@ -157,6 +165,11 @@ def _password(options: argparse.Namespace) -> str | None:
             raise ConfigError(f"--password-file {options.password_file}: its first line is empty")
         return lines[0].strip()
     return os.environ.get(PASSWORD) or None
+
+
+def _is_library(word: str) -> bool:
+    """Whether a word names a library: a folder with a store in it, or a server."""
+    return word.startswith(("http://", "https://")) or (Path(word) / "store" / "store.json").is_file()
 
 
 def _is_loopback(host: str) -> bool:

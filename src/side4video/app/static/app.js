@@ -1,11 +1,13 @@
 // The page: which part is shown, the visitor's videos, and asking the server how far they are.
 
-import { ask, byId, clock, el } from "./dom.js";
+import { ask, askJson, byId, clock, el } from "./dom.js";
+import { LibraryView } from "./library.js";
 import { upload } from "./upload.js";
 import { Viewer } from "./viewer.js";
 
 const state = { server: null, videos: new Map(), selected: null };
-const viewer = new Viewer(byId("viewer"));
+const viewer = new Viewer(byId("viewer"), change);
+let library = null;
 let timer = null;
 
 function fail(error) {
@@ -13,8 +15,23 @@ function fail(error) {
   byId("banner").hidden = false;
 }
 
+// the visitor wants a stage done again, in another way
+async function change(stage, wish, control) {
+  control.disabled = true;
+  try {
+    const fresh = await askJson(`/api/videos/${state.selected}/${stage}`, wish);
+    state.videos.set(fresh.id, fresh);
+    draw();
+    wait();
+  } catch (error) {
+    fail(error);
+    control.disabled = false;
+  }
+}
+
 function show() {
-  const part = location.hash === "#library" ? "library" : "video";
+  const part = library && location.hash === "#library" ? "library" : "video";
+  if (part === "library") library.drawLike();
   byId("view-video").hidden = part !== "video";
   byId("view-library").hidden = part !== "library";
   for (const name of ["video", "library"]) {
@@ -152,10 +169,18 @@ async function begin() {
     fail(error);
     return;
   }
-  const { limits, runs } = state.server;
+  const { limits, runs, libraries } = state.server;
   byId("limits").textContent = `up to ${limits.bytes_text} and ${limits.seconds_text}; it stays on this server`;
   byId("empty-text").textContent = "Your video will be shown here, with what is done in it and when.";
-  byId("about").textContent = runs.map((run) => `${run.name}: ${run.classes} classes`).join(" · ");
+  byId("about").textContent = [
+    ...runs.map((run) => `${run.name}: ${run.classes.length} classes`),
+    ...libraries.map(({ name, videos }) => `${name}: ${videos} videos`),
+  ].join(" · ");
+  if (libraries.length) {
+    library = new LibraryView(byId("library"), libraries, () => [...state.videos.values()]);
+    byId("nav").hidden = false;
+    if (!location.hash && !runs.length) location.hash = "#library";
+  }
   for (const video of state.server.videos) state.videos.set(video.id, video);
   state.selected = [...state.videos.keys()].pop() ?? null;
   listen();

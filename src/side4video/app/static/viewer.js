@@ -1,11 +1,21 @@
 // One video: the player, how far the server is with it, and what it found, in tabs.
 
-import { clock, el, percent, sentence } from "./dom.js";
+import { clock, el, sentence } from "./dom.js";
+import { drawClasses, drawExplain, drawFind, drawTimeline } from "./panels.js";
+
+const TABS = [
+  ["classes", "Classes", drawClasses],
+  ["timeline", "Timeline", drawTimeline],
+  ["explain", "What mattered", drawExplain],
+  ["find", "Find in this video", drawFind],
+];
 
 export class Viewer {
-  constructor(root) {
+  constructor(root, onChange) {
     this.root = root;
+    this.onChange = onChange;
     this.id = null;
+    this.tab = "classes";
   }
 
   show(video, server) {
@@ -20,14 +30,15 @@ export class Viewer {
   begin(video, server) {
     this.id = video.id;
     this.server = server;
-    this.tab = "classes";
     this.drawn = new Map();
+    this.player = null;
+    this.moved = [];
+    this.stopAt = null;
     this.head = el("div", { class: "viewer-head" });
     this.screen = el("div", { class: "screen" });
     this.status = el("div", { class: "status", role: "status" });
     this.tabs = el("div", { class: "tabs", role: "tablist", "aria-label": "What was found" });
-    this.panel = el("div", { class: "panel", role: "tabpanel", tabindex: 0 });
-    this.player = null;
+    this.panel = el("div", { class: "panel", role: "tabpanel", id: "panel", tabindex: 0 });
     this.root.replaceChildren(this.head, this.screen, this.status, this.tabs, this.panel);
   }
 
@@ -40,17 +51,18 @@ export class Viewer {
   drawScreen() {
     const ready = this.video.results.playback;
     const problem = this.video.problems.playback;
-    const kind = ready ? "video" : problem || "waiting";
-    this.replaceIfNew("screen", kind, this.screen, () => {
-      if (!ready) return [el("p", {}, problem ? sentence(problem) : "The player comes when the video is ready for it.")];
+    this.replaceIfNew("screen", ready ? "video" : problem || "waiting", this.screen, () => {
+      if (!ready) return [el("p", {}, problem ? sentence(problem) : "The player comes as soon as the video is ready for it.")];
       this.player = el("video", {
         controls: true,
-        preload: "metadata",
+        preload: "auto",
         playsinline: true,
-        muted: true,
         src: `/api/videos/${this.id}/media`,
         "aria-label": this.video.name,
+        ontimeupdate: () => this.onTime(),
+        onseeked: () => this.onTime(),
       });
+      this.player.muted = true;
       return [this.player];
     });
   }
@@ -59,9 +71,11 @@ export class Viewer {
     const { state, stage, progress, position, error, is_pending } = this.video;
     this.replaceIfNew("status", [state, stage, progress, position, error], this.status, () => {
       if (state === "failed") return [el("p", { class: "error", role: "alert" }, sentence(error))];
-      if (state === "waiting" && is_pending)
-        return [el("p", {}, position ? `Waiting: ${position} ${position === 1 ? "video is" : "videos are"} before yours.` : "Yours is next.")];
       if (state === "done") return [];
+      if (state === "waiting" && is_pending) {
+        const before = position === 1 ? "1 video is" : `${position} videos are`;
+        return [el("p", {}, position ? `Waiting: ${before} before yours.` : "Yours is next.")];
+      }
       return [
         el("p", { class: "hint" }, `${sentence(stage).slice(0, -1)} …`),
         el("progress", { max: 1, value: state === "running" ? progress : null, "aria-label": stage }),
@@ -69,18 +83,12 @@ export class Viewer {
     });
   }
 
-  available() {
-    const { results, problems } = this.video;
-    const tabs = [["classes", "Classes"]];
-    return tabs.filter(([name]) => results[name] || problems[name]);
-  }
-
   drawTabs() {
-    const tabs = this.available();
-    if (!tabs.some(([name]) => name === this.tab) && tabs.length) this.tab = tabs[0][0];
-    this.tabs.hidden = !tabs.length;
-    this.panel.hidden = !tabs.length;
-    this.replaceIfNew("tabs", [tabs, this.tab], this.tabs, () =>
+    const { results, problems, state } = this.video;
+    const tabs = TABS.filter(([name]) => results[name] || problems[name]);
+    const current = tabs.some(([name]) => name === this.tab) ? this.tab : tabs.length ? tabs[0][0] : null;
+    this.tabs.hidden = this.panel.hidden = current === null;
+    this.replaceIfNew("tabs", [tabs.map(([name]) => name), current], this.tabs, () =>
       tabs.map(([name, label]) =>
         el(
           "button",
@@ -88,25 +96,26 @@ export class Viewer {
             type: "button",
             role: "tab",
             id: `tab-${name}`,
-            "aria-selected": String(name === this.tab),
+            "aria-selected": String(name === current),
             "aria-controls": "panel",
-            tabindex: name === this.tab ? 0 : -1,
+            tabindex: name === current ? 0 : -1,
             onclick: () => this.open(name),
-            onkeydown: (event) => this.move(event, tabs),
+            onkeydown: (event) => this.move(event, tabs, current),
           },
           label,
         ),
       ),
     );
-    this.panel.id = "panel";
-    this.panel.setAttribute("aria-labelledby", `tab-${this.tab}`);
-    const value = this.video.results[this.tab];
-    const problem = this.video.problems[this.tab];
-    if (!value && !problem) return;
-    this.replaceIfNew("panel", [this.tab, value, problem], this.panel, () => {
-      if (!value) return [el("p", { class: "error" }, sentence(problem))];
-      return { classes: drawClasses }[this.tab](value, this);
+    if (current === null) return;
+    this.panel.setAttribute("aria-labelledby", `tab-${current}`);
+    const value = results[current];
+    const busy = state !== "done" && state !== "failed";
+    this.replaceIfNew("panel", [current, value, problems[current], busy], this.panel, () => {
+      this.moved = [];
+      const problem = problems[current] ? [el("p", { class: "error", role: "alert" }, sentence(problems[current]))] : [];
+      return value ? [...problem, ...tabs.find(([name]) => name === current)[2](value, this, busy)] : problem;
     });
+    this.onTime();
   }
 
   open(name) {
@@ -115,12 +124,35 @@ export class Viewer {
     this.tabs.querySelector("[aria-selected=true]")?.focus();
   }
 
-  move(event, tabs) {
+  move(event, tabs, current) {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    const at = tabs.findIndex(([name]) => name === this.tab);
+    const at = tabs.findIndex(([name]) => name === current);
     this.open(tabs[(at + step + tabs.length) % tabs.length][0]);
+  }
+
+  // jump to a time, and with an end play up to it
+  seek(start, end = null) {
+    if (!this.player) return;
+    this.stopAt = end;
+    this.player.currentTime = start;
+    if (end !== null) this.player.play().catch(() => {});
+    this.player.scrollIntoView({ block: "nearest" });
+  }
+
+  // what follows the player's time: `tell(seconds)`
+  follow(tell) {
+    this.moved.push(tell);
+  }
+
+  onTime() {
+    const now = this.player ? this.player.currentTime : 0;
+    if (this.stopAt !== null && now >= this.stopAt - 0.02) {
+      this.stopAt = null;
+      this.player.pause();
+    }
+    for (const tell of this.moved) tell(now);
   }
 
   // nothing is drawn anew that is as it was: focus, scrolling and the player stay
@@ -128,29 +160,8 @@ export class Viewer {
     const text = JSON.stringify(value);
     if (this.drawn.get(key) === text) return;
     this.drawn.set(key, text);
+    const focused = node.contains(document.activeElement) ? document.activeElement.id : "";
     node.replaceChildren(...make());
+    if (focused) node.querySelector(`#${CSS.escape(focused)}`)?.focus();
   }
-}
-
-function drawClasses(runs, viewer) {
-  return runs.map(({ run, predictions }) =>
-    el(
-      "section",
-      { class: "run", "aria-label": run },
-      runs.length > 1 || viewer.server.runs.length > 1 ? el("h3", {}, run) : null,
-      el("ol", { class: "bars" }, ...predictions.map(bar)),
-    ),
-  );
-}
-
-function bar({ label, score }) {
-  const fill = el("div", { class: "fill" });
-  fill.style.width = `${Math.max(0.5, 100 * score)}%`;
-  return el(
-    "li",
-    {},
-    el("span", { class: "label" }, label),
-    el("span", { class: "value" }, percent(score)),
-    el("div", { class: "track", "aria-hidden": "true" }, fill),
-  );
 }
