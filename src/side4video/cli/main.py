@@ -20,11 +20,15 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from side4video.cli.console import fail, is_first_process, note, print_json, quiet_messages, results_kept_apart
 from side4video.errors import Side4VideoError, nearest_names
 from side4video.version import __version__
+
+if TYPE_CHECKING:
+    from side4video.cli.parser import CommandParser
 
 DONE, WRONG_DATA, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -61,6 +65,7 @@ COMMANDS = (
     Command("doctor", "find what is wrong with a data set before training does", "side4video.cli.doctor"),
     Command("prepare", "check, resize and list a published data set or a folder of clips", "side4video.cli.prepare"),
     Command("convert", "the authors' checkpoints to run folders, and back", "side4video.cli.convert"),
+    Command("export", "a run as an ONNX or torch.export file, checked against the run", "side4video.cli.export"),
     Command("recipes", "list the paper's settings that are shipped, by name", "side4video.cli.recipes"),
     Command("backbones", "list the image models that can be used", "side4video.cli.backbones"),
 )
@@ -157,7 +162,8 @@ def _run(command: Command, words: list[str]) -> int:
         return BAD_INPUT
 
 
-def _call(command: Command, words: list[str]) -> int:
+def make_parser(command: Command) -> tuple[ModuleType, CommandParser]:
+    """The module of a command and its parser, whose help is the command's."""
     from side4video.cli.parser import CommandParser
 
     module = importlib.import_module(command.module)
@@ -168,6 +174,11 @@ def _call(command: Command, words: list[str]) -> int:
         epilog=f"examples:\n{module.EXAMPLES}",
     )
     module.add_arguments(parser)
+    return module, parser
+
+
+def _call(command: Command, words: list[str]) -> int:
+    module, parser = make_parser(command)
     if {"-h", "--help"} & set(words):
         print(parser.format_help())
         return DONE
