@@ -20,7 +20,14 @@ from pathlib import Path
 
 
 class Side4VideoError(Exception):
-    """Base of every error that the package raises on purpose."""
+    """Base of every error that the package raises on purpose.
+
+    What cannot be printed (bytes that are no text, marks of direction, a terminal's commands) is escaped in the
+    message: parts of it come from names and files of others. Line ends stay.
+    """
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(_printable(part) if isinstance(part, str) else part for part in arguments))
 
 
 class InputError(Side4VideoError, ValueError):
@@ -46,8 +53,7 @@ class VideoError(DataError):
     """
 
     def __init__(self, path: str | Path, reason: str) -> None:
-        # what is not printable (line ends, marks of direction, bytes that are no text) must not reach a terminal or log
-        name = str(path) if str(path).isprintable() else ascii(str(path))
+        name = str(path) if str(path).isprintable() else ascii(str(path))  # a line end must not look like a message's
         super().__init__(f"{name}: {reason}")
         self.path = str(path)
         self.reason = reason
@@ -76,6 +82,12 @@ class MissingExtraError(Side4VideoError, ImportError):
 
 class TrainingError(Side4VideoError, RuntimeError):
     """Training had to stop; what was kept and how to go on is in the message."""
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
 
 
 def nearest_names(name: str, known: Iterable[str], limit: int = 3) -> str:

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import inspect
 import logging
-import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from side4video.backbones.mapped import load_mapped
+from side4video.backbones.weights_errors import DAMAGE, check_archive, damage_reason
 from side4video.errors import CheckpointError
 
 _log = logging.getLogger(__name__)
@@ -38,12 +37,12 @@ def read_weights(path: str | Path) -> State:
     if not path.is_file():
         raise CheckpointError(f"weights: no such file: {path}")
     try:
+        check_archive(path)
         found: Any = load_file(path) if path.suffix == ".safetensors" else load_mapped(path)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except DAMAGE as error:
         raise CheckpointError(
-            f"weights: cannot read {path} as safetensors or as plain tensors ({reason}); pickled code and TorchScript "
-            "archives are refused: save the state dict alone, best as safetensors"
+            f"weights: cannot read {path} as safetensors or as plain tensors ({damage_reason(error)}); pickled code "
+            "and TorchScript archives are refused: save the state dict alone, best as safetensors"
         ) from error
     state = _without_prefix(_tensors(found))
     if not state:

@@ -27,6 +27,10 @@ RECIPE_SUFFIXES = (".yaml", ".yml")
 _OVERRIDE = re.compile(r"[A-Za-z_][\w]*(\.[A-Za-z_][\w]*)*")
 
 
+# what PyYAML raises for odd values under an explicit tag, and for very deep nesting
+_ODD_YAML = (AttributeError, TypeError, ValueError, KeyError, OverflowError, RecursionError)
+
+
 class _RecipeLoader(yaml.SafeLoader):
     """YAML 1.2 scalars: `off` and `no` are words, `1e-3` is a number. PyYAML's own loader reads them the other way."""
 
@@ -140,6 +144,8 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error.strerror or error}") from None
     try:
         values = yaml.load(text, Loader=_RecipeLoader)
+    except _ODD_YAML as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark is not None else ""
@@ -187,7 +193,7 @@ def _typed(key: str, field: FieldInfo, text: str) -> Any:
     """A word of the command line as the setting's type: lists and null as YAML, everything else as it stands."""
     try:
         loaded = yaml.load(text, Loader=_RecipeLoader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, *_ODD_YAML):
         loaded = text
     candidates = [loaded if loaded is None or isinstance(loaded, (list, dict)) else text]
     if _takes_list(field.annotation) and candidates == [text]:

@@ -4,7 +4,7 @@
 |---|---|---|
 | `SIDE4VIDEO_MAX_FRAME_PIXELS` | 35389440 (8192 x 4320) | frames with more pixels, by the header and by the stream |
 | `SIDE4VIDEO_MAX_FRAME_SIDE` | 16384 | frames that are wider or higher |
-| `SIDE4VIDEO_MAX_FRAMES` | 4194304 (19 hours at 60 a second) | videos with more packets, read by number |
+| `SIDE4VIDEO_MAX_FRAMES` | 2500000 (11 hours at 60 a second) | videos with more packets, read by number |
 
 They hold in every process of a run, data workers included, which is why they are no settings of a recipe: they guard
 the machine, and change no result.
@@ -24,7 +24,7 @@ class VideoLimits:
 
     frame_pixels: int = 8192 * 4320
     frame_side: int = 16384
-    frames: int = 2**22
+    frames: int = 2_500_000
 
 
 _VARIABLES = {

@@ -10,6 +10,7 @@ A packet's *ordinal* is its place in the order of decoding.
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -107,10 +108,21 @@ def is_progressive(context: VideoCodecContext) -> bool:
     return getattr(context, "field_order", None) in (0, 1)
 
 
-def demux(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
-    """The stream's packets in the order of decoding; packed MPEG-4 B-frames come apart, empty packets are left out."""
+def demux(container: InputContainer, stream: VideoStream, path: str | Path) -> Iterator[Packet[VideoStream]]:
+    """The stream's packets in the order of decoding; packed MPEG-4 B-frames come apart, empty packets are left out.
+
+    Raises:
+        VideoError: a stream that begins in the middle of the file, which PyAV cannot pass over.
+    """
     unpack = BitStreamFilterContext("mpeg4_unpack_bframes", stream) if codec_name(stream) == "mpeg4" else None
-    for packet in container.demux(stream):
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except IndexError as error:
+            raise VideoError(path, "damaged: a stream begins in the middle of it") from error
+        if packet is None:
+            return
         if packet.size == 0:
             continue
         if unpack is None:
@@ -120,7 +132,12 @@ def demux(container: InputContainer, stream: VideoStream) -> Iterator[Packet[Vid
 
 
 def read_table(
-    container: InputContainer, stream: VideoStream, path: str | Path, *, max_held_bytes: int, max_packets: int = 2**22
+    container: InputContainer,
+    stream: VideoStream,
+    path: str | Path,
+    *,
+    max_held_bytes: int,
+    max_packets: int = 2_500_000,
 ) -> PacketTable:
     """Read all packets of the stream and find the order of display.
 
@@ -131,7 +148,7 @@ def read_table(
     codec, name = codec_name(stream), format_name(container)
     vop_types: list[int] = []
     held_bytes, smallest = 0, 1 << 62
-    for packet in demux(container, stream):
+    for packet in demux(container, stream, path):
         hidden = _is_hidden(codec, packet)
         ordinal = len(table.pts)
         table.pts.append(packet.pts)
@@ -218,11 +235,11 @@ def packets_from(
     if table.held is not None:
         yield from ((i, table.held[i]) for i in range(start, len(table.held)))
         return
-    if start and (source := _after_seek(table, container, stream, start)) is not None:
+    if start and (source := _after_seek(table, container, stream, path, start)) is not None:
         yield from source
         return
     with open_container(path) as again:
-        for ordinal, packet in enumerate(demux(again, video_stream(again, path))):
+        for ordinal, packet in enumerate(demux(again, video_stream(again, path), path)):
             if ordinal >= len(table.places) or table.places[ordinal][1] != packet.size:
                 raise VideoError(path, "changed while it was read")
             if ordinal >= start:
@@ -231,7 +248,7 @@ def packets_from(
 
 
 def _after_seek(
-    table: PacketTable, container: InputContainer, stream: VideoStream, start: int
+    table: PacketTable, container: InputContainer, stream: VideoStream, path: str | Path, start: int
 ) -> Iterator[tuple[int, Packet[VideoStream]]] | None:
     # a packet is recognised by its place in the file; where that is ambiguous there is no seeking
     when = table.dts[start] if table.dts[start] is not None else table.pts[start]
@@ -240,7 +257,7 @@ def _after_seek(
     if format_name(container) not in _SEEKABLE or codec_name(stream) == "mpeg4" or when is None or not unique:
         return None
     container.seek(when, stream=stream)
-    source = demux(container, stream)
+    source = demux(container, stream, path)
     first = next(source, None)
     ordinal = None if first is None else ordinals.get((first.pos, first.size))
     if first is None or ordinal is None or ordinal > start:
@@ -331,22 +348,35 @@ def _vop_order(types: list[int]) -> list[int]:
 
 
 def _order_by_decoding(table: PacketTable, path: str | Path) -> list[int]:
+    """What comes out of the decoder, in order. A packet that is an error keeps its place, so that no later frame moves
+    up: by its time among its neighbours where it has one; reading it is an error."""
     order: list[int] = []
+    lost: list[tuple[int, int]] = []
     with open_container(path) as container:
         stream = video_stream(container, path)
         context = stream.codec_context
         first = table.keys.index(True)
-        for ordinal, packet in enumerate(demux(container, stream)):
+        for ordinal, packet in enumerate(demux(container, stream, path)):
             if ordinal < first or table.discards[ordinal]:
                 continue
             packet.pts = packet.dts = ordinal
-            order.extend(_decoded_ordinals(context, packet))
-        order.extend(_decoded_ordinals(context, None))
-    return order
+            try:
+                order.extend(frame.pts for frame in context.decode(packet) if frame.pts is not None)
+            except av.error.FFmpegError:
+                lost.append((len(order), ordinal))
+        with contextlib.suppress(av.error.FFmpegError):
+            order.extend(frame.pts for frame in context.decode(None) if frame.pts is not None)
+    shown, kept = set(order), dict[int, list[int]]()
+    for place, ordinal in lost:
+        if ordinal not in shown:
+            kept.setdefault(_place_by_time(table, order, place, ordinal), []).append(ordinal)
+    if not kept:
+        return order
+    return [number for place in range(len(order) + 1) for number in (*kept.get(place, ()), *order[place : place + 1])]
 
 
-def _decoded_ordinals(context: VideoCodecContext, packet: Packet[VideoStream] | None) -> list[int]:
-    try:
-        return [frame.pts for frame in context.decode(packet) if frame.pts is not None]
-    except av.error.FFmpegError:  # this packet gives no frame; reading one near it will say so
-        return []
+def _place_by_time(table: PacketTable, order: list[int], place: int, ordinal: int) -> int:
+    time = table.pts[ordinal]
+    while time is not None and place < len(order) and (table.pts[order[place]] or time) < time:
+        place += 1
+    return place

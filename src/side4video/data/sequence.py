@@ -135,7 +135,7 @@ class FrameSequence:
         has_started = codec_name(stream) not in NEEDS_KEY_SHOWN_FIRST
         first_key: int | None = None
         size = self.path.stat().st_size
-        for ordinal, packet in _numbered(demux(container, stream), self.path, format_name(container)):
+        for ordinal, packet in _numbered(demux(container, stream, self.path), self.path, format_name(container)):
             if packet is not None:
                 self.fraction = min(1.0, max(self.fraction, (packet.pos or 0) / size))
                 if first_key is None and not packet.is_keyframe:

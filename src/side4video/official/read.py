@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from side4video.backbones.weights_errors import DAMAGE, check_archive, damage_reason
 from side4video.errors import CheckpointError
 
 WRAPPERS = ("model_state_dict", "state_dict", "model", "module")
@@ -68,22 +66,12 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
+        check_archive(path)
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        SafetensorError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        OSError,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {reason}") from error
+    except DAMAGE as error:
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {damage_reason(error)}") from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a state dict")
     return content

@@ -239,8 +239,15 @@ def _edge_errors(folder: Path) -> Generator[None]:
         yield
     except (StoreError, MemoryError, TypeError):
         raise
-    except Exception as error:  # noqa: BLE001
+    except BaseException as error:
+        if not _is_databases(error):
+            raise
         raise StoreError(f"{folder}: the database says: {error}") from None
+
+
+def _is_databases(error: BaseException) -> bool:
+    """Whether it is an error of the database's; where its files are damaged it may panic, which is no `Exception`."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _config(identity: StoreIdentity) -> edge.EdgeConfig:
@@ -273,7 +280,9 @@ def _load(shard: Path) -> edge.EdgeShard:
     while True:
         try:
             return edge.EdgeShard.load(str(shard))
-        except Exception as error:  # noqa: BLE001 - the database raises nothing more precise
+        except BaseException as error:  # the database raises nothing more precise
+            if not _is_databases(error):
+                raise
             if "WouldBlock" not in str(error):
                 raise StoreError(f"{shard}: damaged: the database says: {error}") from None
             if time.monotonic() > deadline:

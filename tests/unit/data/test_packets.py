@@ -252,5 +252,5 @@ def test_a_seek_that_goes_too_far_is_not_trusted(video: Video) -> None:
     with open_container(video("h264.mp4")) as container:
         stream = video_stream(container, "v.mp4")
         table = read_table(container, stream, video("h264.mp4"), max_held_bytes=0)
-        assert _after_seek(table, container, stream, 12) is not None
-        assert _after_seek(table, FarSeeker(container), stream, 12) is None  # type: ignore[arg-type]
+        assert _after_seek(table, container, stream, "v.mp4", 12) is not None
+        assert _after_seek(table, FarSeeker(container), stream, "v.mp4", 12) is None  # type: ignore[arg-type]
