@@ -1,6 +1,6 @@
 """Whether the maps of `explain` say what matters: places taken away by their order, and the drawn object found.
 
-    python benchmarks/explain.py [--clips N]
+    python benchmarks/explain.py [--clips N] [--work DIR]
 
 Trains the demo's model on fewer clips, then draws other clips of the same motions, of which it is known where the
 moving shapes are. For every clip that the model names rightly, each method orders the patches of all frames; the first
@@ -13,7 +13,8 @@ activation maps of the last side block, a random order; and the shapes themselve
 
 What explaining costs is counted on a ViT-B/16 with random weights: bytes that are kept for the backward pass.
 
-Writes `benchmarks/results/explain.json` and the table in `docs/explain.md`. About three minutes of one core.
+Writes `benchmarks/results/explain.json` and the table in `docs/explain.md`. About three minutes of one core. `--work`
+keeps the trained model in a folder, and takes it from there when it is there already.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from side4video.explain import explain_clip
 from side4video.explain.attribution import STEPS, log_odds
 from side4video.side.spec import SideSpec
 from side4video.tasks.recognition import VideoClassifier
+from side4video.training.checkpoint import WEIGHTS
 from side4video.training.provenance import hardware, source_commit
 from side4video.version import __version__
 
@@ -56,6 +58,7 @@ SIZE = DemoSize(train_per_class=60, val_per_class=10, epochs=5)
 SHARES = (0.05, 0.1, 0.2)
 FILLS = ("mean colour", "median frame")
 RANDOM_ORDERS = 5
+CLIPS = 6
 STEP_COUNTS = (1, 4, 8, 16, 32)
 TOUCHED = 0.15
 """A patch counts as part of a shape when the shape covers this share of it."""
@@ -315,24 +318,30 @@ def write_page(report: dict[str, Any]) -> None:
     PAGE.write_text(f"{before}{BEGIN}\n{table(report)}\n{END}{after}", encoding="utf-8")
 
 
+def trained(work: Path) -> VideoClassifier:
+    """The demo's model of this size, trained in the folder unless it is there."""
+    if not (work / RUN / WEIGHTS).is_file():
+        run_demo(work, size=SIZE, tell=lambda text: print(text, file=sys.stderr, flush=True))
+    return load_classifier(work / RUN)
+
+
 def main() -> None:
     """Train, measure, write."""
     parser = argparse.ArgumentParser(description="Deletion and localisation of the maps of `side4video explain`.")
-    parser.add_argument("--clips", type=int, default=8, help="drawn clips of each class")
+    parser.add_argument("--clips", type=int, default=CLIPS, help="drawn clips of each class")
+    parser.add_argument("--work", type=Path, help="folder for the trained model. Default: a temporary one")
     options = parser.parse_args()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        run_demo(Path(folder), size=SIZE, tell=lambda text: print(text, file=sys.stderr, flush=True))
-        model = load_classifier(Path(folder) / RUN)
-        print("measuring", file=sys.stderr, flush=True)
-        found = measure(model, options.clips)
+        model = trained(options.work or Path(folder))
+    print("measuring", file=sys.stderr, flush=True)
     report = {
-        "command": "python benchmarks/explain.py" + (f" --clips {options.clips}" if options.clips != 8 else ""),
+        "command": "python benchmarks/explain.py" + (f" --clips {options.clips}" if options.clips != CLIPS else ""),
         "side4video": __version__,
         "torch": torch.__version__,
         "commit": source_commit(),
         "hardware": hardware(),
-        "found": found,
+        "found": measure(model, options.clips),
         "costs": costs(),
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
