@@ -87,10 +87,13 @@ class CacheKey:
             for name, value in wanted.items()
             if stored.get(name) != value and name not in ("taps", "last")
         ]
-        if not set(self.taps) <= set(stored.get("taps", ())):
-            differing.append(f"taps are {stored.get('taps')} there and {wanted['taps']} here")
+        # read from a file, which may be damaged
+        listed = stored.get("taps")
+        there_taps = {tap for tap in listed if type(tap) is int} if isinstance(listed, list) else set[int]()
+        if not set(self.taps) <= there_taps or not isinstance(listed, list) or len(there_taps) != len(listed):
+            differing.append(f"taps are {listed} there and {wanted['taps']} here")
         there = stored.get("last")
-        enough = self.last in ("none", there) or there == "all" or self.depth - 1 in stored.get("taps", ())
+        enough = self.last in ("none", there) or there == "all" or self.depth - 1 in there_taps
         if not enough:
             differing.append(f"of the last block it holds {there!r} there and {self.last!r} is needed here")
         return differing

@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from side4video.cache.key import CacheKey
+from side4video.cache.record import is_record
 from side4video.errors import CheckpointError, ConfigError
 from side4video.training.files import read_json, write_bytes, write_json
 
@@ -75,8 +76,11 @@ class CacheFolder:
                 raise ConfigError(f"cache.dir: {path} exists and is no cache (no {KEY}); choose another folder")
             return
         stored = read_json(path / KEY)
-        if not isinstance(stored, dict) or not {"key", "items_per_shard"} <= stored.keys():
+        if not isinstance(stored, dict) or not isinstance(stored.get("key"), dict):
             raise CheckpointError(f"{path / KEY}: damaged: must hold the cache's key")
+        items_per_shard = stored.get("items_per_shard")
+        if type(items_per_shard) is not int or items_per_shard < 1:
+            raise CheckpointError(f"{path / KEY}: damaged: items_per_shard must be a whole number from 1")
         differing = key.fits(stored["key"])
         if differing:
             raise ConfigError(
@@ -84,7 +88,7 @@ class CacheFolder:
                 "Choose another folder, or delete this one"
             )
         self.key = key.with_layers_of(stored["key"])
-        self.items_per_shard = int(stored["items_per_shard"])
+        self.items_per_shard = items_per_shard
 
     @property
     def num_shards(self) -> int:
@@ -165,7 +169,7 @@ class CacheFolder:
             CheckpointError: missing or damaged.
         """
         record = read_json(self._record(shard))
-        if not isinstance(record, dict) or not {"bytes", "sha256", "items"} <= record.keys():
+        if not is_record(record, self.items_of(shard)):
             raise CheckpointError(f"{self._record(shard)}: damaged; delete it, and it is made anew")
         return record
 
@@ -219,7 +223,10 @@ class CacheReader:
             return BrokenItem(entry["path"], entry["broken"])
         shard = number // self.folder.items_per_shard
         file = self._open(shard)
-        tensors = {name: file.get_tensor(f"{number:09d}.{name}") for name in entry["tensors"]}
+        try:
+            tensors = {name: file.get_tensor(f"{number:09d}.{name}") for name in entry["tensors"]}
+        except SafetensorError as error:
+            raise CheckpointError(f"{self.folder.path / f'{shard:05d}.safetensors'}: damaged: {error}") from None
         if number not in self._checked:
             if checksum(tensors) != entry["crc32"]:
                 path = self.folder.path / f"{shard:05d}.safetensors"
