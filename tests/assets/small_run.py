@@ -2,11 +2,12 @@
 
     python small_run.py OUT '{"settings": {"optim.epochs": 3}, "resume": true, "kill_at": 5}'
 
-`kill_at` ends the process with SIGKILL before that batch of the run is given (counted over epochs), `kill_in_write`
-inside the n-th write of a file, half of it written. `full_at` lets no file grow from that batch on, `signal_at` sends
-`signal` (a name) to itself. `"shard": true` spreads the frozen blocks over the processes. With `"trace": PATH` each
-process writes what it raised there, and `"weights": PATH` what the model held at the end. With `"evaluate": PATH`
-nothing is trained: the run in OUT is evaluated, and what came of it is written there.
+`kill_at` ends the process with SIGKILL before that batch of the run is given (counted over epochs); with `"once": PATH`
+only the process `kill_rank`, once, under an agent that restarts all. `kill_in_write` does so inside the n-th write of a
+file, half of it written. `full_at` lets no file grow from that batch on, `signal_at` sends `signal` (a name) to itself.
+`"batches": PATH` lists the batches that the first process is given. `"shard": true` spreads the frozen blocks over the
+processes. With `"trace": PATH` each process writes what it raised there, and `"weights": PATH` what the model held at
+the end. With `"evaluate": PATH` nothing is trained: the run in OUT is evaluated, and what came of it is written there.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from side4video.backbones.base import FrozenBackbone
 from side4video.backbones.trunk import Preprocessing
@@ -203,7 +205,10 @@ def main(out: str, options: dict[str, Any]) -> FitResult | None:
     runtime = start(settings.train)
 
     def before(batch: int) -> None:
-        if batch == options.get("kill_at"):
+        if "batches" in options and runtime.is_main:
+            with Path(options["batches"]).open("a") as file:
+                file.write(f"{batch}\n")
+        if batch == options.get("kill_at") and ("once" not in options or first_time(options, runtime)):
             os.kill(os.getpid(), signal.SIGKILL)
         if batch == options.get("full_at"):
             # no file may grow beyond a kilobyte: a write fails as it does on a full disk
@@ -227,10 +232,20 @@ def main(out: str, options: dict[str, Any]) -> FitResult | None:
     model = small_model(norm=options.get("norm", "batch"), dropout=options.get("dropout", 0.25), shard=shard)
     if "evaluate" in options:
         return evaluated(model, runtime, out, options["evaluate"])
-    result = fit(settings, model, small_data(train, val), out, resume=options.get("resume", False), runtime=runtime)
+    resume = options.get("resume", False) if "once" not in options else RunFolder(out).holds_run()
+    result = fit(settings, model, small_data(train, val), out, resume=resume, runtime=runtime)
     if "weights" in options:
         files.write_tensors(Path(f"{options['weights']}.{runtime.rank}"), model.trainable_state())
     return result
+
+
+def first_time(options: dict[str, Any], runtime: Runtime) -> bool:
+    """Whether this is the process to be killed, and it has not been killed yet."""
+    mark = Path(options["once"])
+    if runtime.rank != options["kill_rank"] or mark.exists():
+        return False
+    mark.touch()
+    return True
 
 
 def evaluated(model: VideoClassifier, runtime: Runtime, out: str, path: str) -> None:
@@ -260,6 +275,9 @@ def forked(out: str, options: dict[str, Any]) -> list[int]:
 
     With several `processes` they find each other as under torchrun, or with `slurm` as under srun.
     """
+    if "once" in options:
+        elastic(out, options)
+        return [0]
     world = options.get("processes", 1)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -281,6 +299,21 @@ def forked(out: str, options: dict[str, Any]) -> list[int]:
             _run_child(out, options)
         children.append(child)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def elastic(out: str, options: dict[str, Any]) -> None:
+    """`traced` under the agent of `torchrun --max-restarts=1`, whose workers are forks of this process."""
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=options["processes"],
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=1,
+        monitor_interval=0.1,
+        start_method="fork",
+    )
+    elastic_launch(config, traced)(out, options)
 
 
 def _run_child(out: str, options: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from typing_extensions import override
 
 from side4video.config.schema import TrainSettings
 from side4video.errors import ConfigError
+from side4video.training.rendezvous import join_group, under_agent
 
 logger = logging.getLogger(__name__)
 
@@ -163,6 +164,9 @@ def start(settings: TrainSettings) -> Runtime:
             raise ConfigError(
                 f"train.devices={settings.devices} train.accelerator={settings.accelerator}: {error}"
             ) from error
+        if devices * num_nodes > 1 and under_agent():
+            # Fabric takes a group that is there
+            join_group("nccl" if accelerator == "cuda" else "gloo")
         fabric.launch()
         return Runtime(fabric, precision)
 
