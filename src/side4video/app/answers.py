@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 from side4video.app.refusal import RefusalError
@@ -47,8 +48,9 @@ async def small_json(request: Request) -> dict[str, Any]:
     Raises:
         RefusalError: it is none, or not small.
     """
+    body = await small_body(request)
     try:
-        value = json.loads(await small_body(request))
+        value = json.loads(body)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
@@ -70,15 +72,14 @@ def wanted_text(asked: dict[str, Any]) -> str:
     return " ".join(text.split())
 
 
-async def drain(request: Request) -> None:
-    """Read a little of what still comes, so that the answer is not lost in a broken connection."""
+async def drain(chunks: AsyncIterator[bytes]) -> None:
+    """Read a little of what still comes of a body, so that the answer is not lost in a broken connection."""
     thrown = 0
-    with contextlib.suppress(ClientDisconnect, RuntimeError, TimeoutError):
+    with contextlib.suppress(ClientDisconnect, TimeoutError):
         async with asyncio.timeout(_DRAIN_SECONDS):
-            while thrown < _DRAINED_BYTES:
-                message = await request.receive()
-                thrown += len(message.get("body", b""))
-                if message["type"] == "http.disconnect" or not message.get("more_body"):
+            async for chunk in chunks:
+                thrown += len(chunk)
+                if thrown > _DRAINED_BYTES:
                     return
 
 

@@ -28,7 +28,7 @@ from side4video.app.web import (
 )
 
 _SAFE = frozenset({"GET", "HEAD"})
-_OPEN = ("/login", "/static/")
+_LOGIN, _STATIC = "/login", "/static/"
 _POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -97,7 +97,7 @@ class Guard:
             await JSONResponse({"error": str(refusal)}, refusal.status)(scope, receive, send_guarded)
             return
         path: str = scope["path"]
-        is_open = any(path == part.rstrip("/") or path.startswith(part) for part in _OPEN if part)
+        is_open = path == _LOGIN or path.startswith(_STATIC)
         session = self._sessions.find(read_cookie(headers, self._cookie))
         if session is None or not session.is_trusted:
             if self._needs_password and not is_open:

@@ -91,7 +91,7 @@ def look_at(path: Path, limits: Limits) -> tuple[dict[str, Any], str | None]:
             info = reader.info
         media_type = browser_type(path)
     except VideoError as error:
-        raise RefusalError(415, f"this file cannot be read as a video: {error.reason}") from None
+        raise RefusalError(415, f"this file cannot be read as a video: {error.reason.partition(';')[0]}") from None
     if info.duration_seconds > limits.max_seconds:
         raise RefusalError(
             413,

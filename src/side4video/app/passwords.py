@@ -30,7 +30,7 @@ class Password:
         # scrypt makes each guess dear, also for whoever gets hold of the memory
         self._salt = secrets.token_bytes(16)
         self._digest = self._hash(password)
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets: OrderedDict[str | None, tuple[float, float]] = OrderedDict()
         self._tries, self._guard = tries, Lock()
 
     def check(self, given: str, address: str) -> bool:
@@ -39,7 +39,7 @@ class Password:
         Raises:
             RefusalError: too many wrong ones from there, or from everywhere.
         """
-        for key, most in ((address, self._tries), ("", 20 * self._tries)):
+        for key, most in ((address, self._tries), (None, 20 * self._tries)):
             wait = self._take(key, most)
             if wait:
                 raise RefusalError(
@@ -54,7 +54,7 @@ class Password:
     def _hash(self, password: str) -> bytes:
         return hashlib.scrypt(password.encode("utf-8", "surrogatepass"), salt=self._salt, n=2**12, r=8, p=1)
 
-    def _take(self, key: str, most: int) -> float:
+    def _take(self, key: str | None, most: int) -> float:
         """Use up one try; seconds to wait when there is none. Tries come back evenly over a minute."""
         now = time.monotonic()
         with self._guard:

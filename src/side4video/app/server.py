@@ -67,8 +67,9 @@ def _add_routes(router: APIRouter, page: Page) -> None:
         """A password."""
         if password is None:
             return RedirectResponse("/", 303)
+        body = await small_body(request)
         try:
-            fields = parse_qs((await small_body(request)).decode("utf-8", "replace"), max_num_fields=8)
+            fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=8)
         except ValueError:
             raise RefusalError(400, "this is not the login form") from None
         address = request.client.host if request.client is not None else ""

@@ -22,16 +22,17 @@ def add_video_routes(router: APIRouter, page: Page) -> None:
         """A video as the body of a request; its name, percent-encoded, in `X-File-Name`."""
         session = session_of(request)
         video: Video | None = None
+        chunks = aiter(request.stream())
         try:
             length = check_length(request.headers.get("content-length"), page.limits)
             video = page.videos.admit(unquote(request.headers.get("x-file-name", "")), session.videos)
-            await receive(aiter(request.stream()), video.path, length, page.workspace, page.limits)
+            await receive(chunks, video.path, length, page.workspace, page.limits)
             video.info, media_type = await page.intake.run(partial(look_at, video.path, page.limits))
         except BaseException as error:
             if video is not None:
                 page.videos.remove(video, session.videos)
             if isinstance(error, RefusalError):
-                await drain(request)
+                await drain(chunks)
             raise
         if media_type is not None:
             page.analysis.play_original(video, media_type)

@@ -150,7 +150,7 @@ class Worker:
 def reason(error: BaseException) -> str:
     """What an error says of a visitor's video, without the server's paths."""
     if isinstance(error, VideoError):
-        return f"this video cannot be read: {error.reason}"
+        return f"this video cannot be read: {error.reason.partition(';')[0]}"
     if isinstance(error, RefusalError):
         return str(error)
     if isinstance(error, MemoryError):
