@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import logging
+import re
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
@@ -74,6 +75,7 @@ def write_onnx(
         ) from error
     model = made.model
     _strip(model)
+    _name_axes(model, part)
     model.metadata_props.update({key: json.dumps(value, ensure_ascii=False) for key, value in record.items()})
     weight_bytes = sum(value.const_value.nbytes for value in model.graph.initializers.values())
     made.save(path, external_data=weight_bytes > external_above)
@@ -147,6 +149,21 @@ def _strip(model: Any) -> None:
         function.metadata_props.clear()
         for node in function:
             node.metadata_props.clear()
+
+
+def _name_axes(model: Any, part: Part) -> None:
+    """Free sizes under the part's words for them, in place of the exporter's symbols."""
+    words: dict[str, str] = {}
+    for spec, value in zip(part.inputs, model.graph.inputs, strict=True):
+        words |= {
+            str(dim.value): word for word, dim in zip(spec.shape, value.shape, strict=True) if isinstance(word, str)
+        }
+    symbol = re.compile("|".join(rf"\b{name}\b" for name in words) or r"(?!)")
+    produced = (value for node in model.graph.all_nodes() for value in node.outputs)
+    for value in (*model.graph.inputs, *model.graph.outputs, *produced):
+        for axis, dim in enumerate(value.shape or ()):
+            if not isinstance(dim, int) and dim.value is not None:
+                value.shape[axis] = symbol.sub(lambda found: words[found[0]], str(dim.value))
 
 
 @contextlib.contextmanager
