@@ -31,7 +31,7 @@ from side4video.config.paths import locate_data
 from side4video.config.schema import CacheSettings, RunSettings, SideSettings
 from side4video.data.caption_loader import CaptionLoader
 from side4video.data.loaders import ClipLoader
-from side4video.errors import CheckpointError, ConfigError, InputError
+from side4video.errors import BackboneError, CheckpointError, ConfigError, InputError
 from side4video.memory.estimate import StepEstimate, estimate_step
 from side4video.side.network import MemoryMode
 from side4video.side.spec import Dialect, SideSpec, resolve_taps
@@ -294,18 +294,22 @@ def load_run(
     settings = folder.settings()
     names = folder.class_names() if settings.task == "recognition" else []
     weights = folder.weights()
-    own = build_backbone(settings, device=device) if backbone is None else backbone
-    folder.check_backbone(own)
-    if settings.task == "recognition":
-        model = build_model(settings, names, backbone=own)
-    else:
-        model = build_text_model(settings, own, build_spec(settings.side, own, retrieval=True))
-        if not model.train_text:
-            folder.check_text(model.text_tower.identity())
     try:
+        own = build_backbone(settings, device=device) if backbone is None else backbone
+        folder.check_backbone(own)
+        if settings.task == "recognition":
+            model = build_model(settings, names, backbone=own)
+        else:
+            model = build_text_model(settings, own, build_spec(settings.side, own, retrieval=True))
+            if not model.train_text:
+                folder.check_text(model.text_tower.identity())
         model.load_trainable_state(weights)
-    except CheckpointError as error:
-        raise CheckpointError(f"{folder.path}: {error}") from error
+    except (ConfigError, CheckpointError, BackboneError) as error:
+        # a setting that is allowed alone may not fit the others; the message must say whose it is
+        if str(folder.path) in str(error):
+            raise
+        kind = BackboneError if isinstance(error, BackboneError) else CheckpointError
+        raise kind(f"{folder.path}: {error}") from error
     return model.to(own.device if device is None else device).eval()
 
 

@@ -176,7 +176,10 @@ def _table_rows(file: Path) -> list[tuple[int, dict[str, object]]]:
 
 
 def _header_set(line: str, mark: str) -> set[str]:
-    return {cell.strip().lower() for cell in next(csv.reader([line], delimiter=mark))}
+    try:
+        return {cell.strip().lower() for cell in next(csv.reader([line], delimiter=mark), ())}
+    except csv.Error:  # the line as a whole is told of as no header
+        return set()
 
 
 def _jsonl_rows(file: Path) -> list[tuple[int, dict[str, object]]]:

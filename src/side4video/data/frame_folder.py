@@ -97,6 +97,8 @@ class FrameFolderReader:
 
     def _load(self, number: int) -> np.ndarray:
         file = self._files[number]
+        if not file.is_file():  # a pipe would be waited for, and a device has no end
+            raise VideoError(self.path, f"{file.name} is not a regular file")
         try:
             # read below, before anything of that size is made
             with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):

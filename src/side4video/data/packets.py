@@ -67,6 +67,8 @@ class PacketTable:
     """Packets of which, as the container says, a part is missing, or one before them."""
     places: list[tuple[int | None, int]] = field(default_factory=list)
     """Byte position and size, to recognise a packet after a seek."""
+    ordinals: dict[tuple[int | None, int], int] = field(default_factory=dict)
+    """The packet at each place; made when it is first needed."""
     held: list[Packet[VideoStream]] | None = None
     """The packets themselves, when they are few enough to keep; their own pts is overwritten by the ordinal."""
     frames: list[int] = field(default_factory=list)
@@ -252,7 +254,9 @@ def _after_seek(
 ) -> Iterator[tuple[int, Packet[VideoStream]]] | None:
     # a packet is recognised by its place in the file; where that is ambiguous there is no seeking
     when = table.dts[start] if table.dts[start] is not None else table.pts[start]
-    ordinals = {place: i for i, place in enumerate(table.places)}
+    if not table.ordinals:
+        table.ordinals = {place: i for i, place in enumerate(table.places)}
+    ordinals = table.ordinals
     unique = len(ordinals) == len(table.places) and all(pos is not None and pos >= 0 for pos, _ in table.places)
     if format_name(container) not in _SEEKABLE or codec_name(stream) == "mpeg4" or when is None or not unique:
         return None

@@ -7,6 +7,7 @@ it is reported as missing instead of being lost.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable
@@ -106,6 +107,8 @@ class _Folder:
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # a label that no folder can be called by
+                return
             raise DataError(f"{shown(self.path)}: cannot be read: {error.strerror}") from error
 
 
