@@ -78,20 +78,22 @@ def evaluate(
 class Scorer:
     """The scores of one model, batch by batch; `evaluate` for a caller that has the batches. The model is in eval mode.
 
-    With a runtime, `result` merges what all processes found.
+    With a runtime, `result` merges what all processes found, and what went wrong in any of them.
     """
 
     def __init__(self, model: VideoClassifier | ZeroShotClassifier, runtime: Runtime | None = None) -> None:
         self._model, self._runtime = model, runtime
         self._metrics = RecognitionMetrics(model.head.out_features)
         self._broken: dict[int, BrokenClip] = {}
+        self._failure: str | None = None
 
     @torch.no_grad()
     def add(self, batch: VideoBatch) -> None:
         """Score a batch of this process.
 
         Raises:
-            TrainingError: scores that are NaN or infinite; the message names the records.
+            TrainingError: scores that are NaN or infinite; the message names the records. With several processes
+                `result` raises it, in all of them: one that left alone would let the others wait for it.
         """
         self._broken.update((clip.index, clip) for clip in batch.broken)
         if not len(batch):
@@ -102,14 +104,22 @@ class Scorer:
         try:
             self._metrics.update(logits_BK.float().cpu(), batch.labels_B, batch.indices_B, batch.views_B)
         except ValueError as error:
-            raise TrainingError(f"evaluation stopped: {error}") from error
+            if self._runtime is None or self._runtime.world_size == 1:
+                raise TrainingError(f"evaluation stopped: {error}") from error
+            self._failure = self._failure or str(error)
 
     def result(self) -> EvaluationResult:
         """The metrics of all that was added, in all processes.
 
         Raises:
             DataError: no video could be read.
+            TrainingError: scores that are NaN or infinite, in any of the processes.
         """
+        if self._runtime is not None:
+            failures = self._runtime.gather_json(self._failure)
+            for rank, failure in enumerate(failures):
+                if failure is not None:
+                    raise TrainingError(f"evaluation stopped: {failure} (process {rank} of {len(failures)})")
         metrics, broken = _merged(self._metrics, self._broken, self._runtime)
         listed = tuple(broken[index] for index in sorted(broken))
         scores = metrics.scores()

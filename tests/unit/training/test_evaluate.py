@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 
 import pytest
 import torch
 
 from side4video.errors import DataError, TrainingError
-from side4video.training.evaluate import EvaluationStopped, evaluate
+from side4video.training.evaluate import EvaluationStopped, Scorer, evaluate
 
 
 def test_scores_equal_the_slow_way(small: ModuleType) -> None:
@@ -42,6 +43,31 @@ def test_nothing_changes_by_being_evaluated(small: ModuleType) -> None:
     evaluate(model, small.SmallLoader(5, 2, shuffle=False), on_batch=counted.append)
     assert counted == [2, 2, 1]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class OneOfTwo:
+    """The runtime of process 0; process 1 said `other`."""
+
+    rank, world_size = 0, 2
+
+    def __init__(self, other: str | None) -> None:
+        self.other = other
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def gather_json(self, value: str | None) -> list[str | None]:
+        return [value, self.other]
+
+
+@pytest.mark.parametrize(("nan_here", "other"), [(True, None), (False, "logits must be finite"), (True, "late")])
+def test_nan_in_one_process_is_an_error_in_all(small: ModuleType, nan_here: bool, other: str | None) -> None:
+    scorer = Scorer(small.small_model().eval(), OneOfTwo(other))  # type: ignore[arg-type]
+    for batch in small.SmallLoader(5, 2, shuffle=False, nan_at=1 if nan_here else None):
+        scorer.add(batch)  # goes on, so that the other process is not left waiting
+    process = 0 if nan_here else 1
+    with pytest.raises(TrainingError, match=rf"evaluation stopped: logits must be finite.* \(process {process} of 2\)"):
+        scorer.result()
 
 
 def test_errors(small: ModuleType) -> None:
