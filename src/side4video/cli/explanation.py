@@ -1,4 +1,7 @@
-"""Explanations for videos: the clip that the model looks at, what it says of it and why, and the files that show it."""
+"""Explanations for videos: the clip that the model looks at, what it says of it and why, and the files that show it.
+
+Shapes: F, frames that are shown.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +34,11 @@ from side4video.training.checkpoint import CONFIG
 from side4video.training.files import write_bytes
 from side4video.training.runtime import start
 
-SUFFIXES = (".mp4", ".gif", ".png")
 PICTURE_SIDE = 320
 """Pixels of the shorter side of what is shown, about: a multiple of the model's input."""
 # of a frame folder's pictures, which have no times
 _FOLDER_FPS = 12
+_FRAMES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -149,23 +152,9 @@ def write_pictures(explainer: Explainer, video: ExplainedVideo, targets: Sequenc
         VideoError: the video cannot be read any more.
         OSError: a file cannot be written; it is as it was then.
     """
-    pixels = pixel_format(explainer.model.backbone.preprocessing)
-    factor = max(1, round(PICTURE_SIDE / min(pixels.size)))
-    height, width = pixels.size
-    # the same crop, larger, as plain colours
-    large = replace(pixels, size=(height * factor, width * factor), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    view = _view(explainer, large)
-
-    def crop(numbers: Sequence[int]) -> tuple[NDArray[np.uint8], list[float]]:
-        with open_video(video.path) as reader:
-            times = _times(reader.info.container, reader.timestamps_seconds)
-            # a few at a time: the frames of a large video, whole, would not fit
-            parts = [_as_bytes(view(reader.read(numbers[at : at + 16]))) for at in range(0, len(numbers), 16)]
-        return np.concatenate(parts), [float(times[number]) for number in numbers]
-
     for target in targets:
         if target.suffix == ".png":
-            frames_THWC, seconds_T = crop(video.frames)
+            frames_THWC, seconds_T = shown_crop(explainer, video.path, video.frames)
             strip = draw_strip(frames_THWC, video.explanation, title=video.path.name, seconds_T=seconds_T)
             buffer = io.BytesIO()
             strip.save(buffer, "PNG", optimize=True)
@@ -173,11 +162,32 @@ def write_pictures(explainer: Explainer, video: ExplainedVideo, targets: Sequenc
         else:
             limit, encode = (MAX_MP4_FRAMES, mp4_bytes) if target.suffix == ".mp4" else (MAX_GIF_FRAMES, gif_bytes)
             shown = shown_frames(video.frames, limit)
-            frames_FHWC, seconds_F = crop(shown)
+            frames_FHWC, seconds_F = shown_crop(explainer, video.path, shown)
             maps_FYX = maps_between(video.explanation.maps_TYX, video.frames, shown)
             content = encode(overlay(frames_FHWC, maps_FYX), seconds_F)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(target, content)
+
+
+def shown_crop(explainer: Explainer, path: Path, numbers: Sequence[int]) -> tuple[NDArray[np.uint8], list[float]]:
+    """Frames as people want to see them, and their times: the crop that the model looks at, larger, as uint8 FHWC.
+
+    Raises:
+        VideoError: the video cannot be read.
+    """
+    pixels = pixel_format(explainer.model.backbone.preprocessing)
+    factor = max(1, round(PICTURE_SIDE / min(pixels.size)))
+    height, width = pixels.size
+    plain = replace(pixels, size=(height * factor, width * factor), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    view = _view(explainer, plain)
+    with open_video(path) as reader:
+        times = _times(reader.info.container, reader.timestamps_seconds)
+        # a few at a time: the frames of a large video, whole, would not fit
+        parts = [
+            _as_bytes(view(reader.read(numbers[first : first + _FRAMES_AT_ONCE])))
+            for first in range(0, len(numbers), _FRAMES_AT_ONCE)
+        ]
+    return np.concatenate(parts), [float(times[number]) for number in numbers]
 
 
 def _view(explainer: Explainer, pixels: PixelFormat) -> Callable[[Tensor], Tensor]:
