@@ -13,6 +13,7 @@ from side4video.version import __version__
 if TYPE_CHECKING:
     from side4video.backbones import FrozenBackbone, LayerTokens, create_backbone, list_backbones
     from side4video.build import load_run as load
+    from side4video.build_hub import from_pretrained, push_to_hub
     from side4video.errors import Side4VideoError
     from side4video.official import from_official
     from side4video.side import SideNetwork, SideSpec
@@ -29,8 +30,10 @@ __all__ = [
     "__version__",
     "create_backbone",
     "from_official",
+    "from_pretrained",
     "list_backbones",
     "load",
+    "push_to_hub",
 ]
 
 _HOMES = {
@@ -43,8 +46,10 @@ _HOMES = {
     "VideoTextModel": ("side4video.tasks", "VideoTextModel"),
     "create_backbone": ("side4video.backbones", "create_backbone"),
     "from_official": ("side4video.official", "from_official"),
+    "from_pretrained": ("side4video.build_hub", "from_pretrained"),
     "list_backbones": ("side4video.backbones", "list_backbones"),
     "load": ("side4video.build", "load_run"),
+    "push_to_hub": ("side4video.build_hub", "push_to_hub"),
 }
 
 

@@ -32,6 +32,7 @@ from side4video.config.schema import CacheSettings, RunSettings, SideSettings
 from side4video.data.caption_loader import CaptionLoader
 from side4video.data.loaders import ClipLoader
 from side4video.errors import BackboneError, CheckpointError, ConfigError, InputError
+from side4video.hub.download import local_run
 from side4video.memory.estimate import StepEstimate, estimate_step
 from side4video.side.network import MemoryMode
 from side4video.side.spec import Dialect, SideSpec, resolve_taps
@@ -283,6 +284,8 @@ def load_run(
 ) -> TrainedModel:
     """The model of a run folder, in eval mode: a `VideoClassifier`, or a `VideoTextModel` of a retrieval run.
 
+    `hf:ORG/NAME` (or `hf:ORG/NAME@REVISION`) is a run on the hub: it is downloaded, and checked as a stranger's.
+
     Give a `backbone` that is already built to share it among runs, or when the run's own cannot be found by its name
     (a weights file that has moved). It must be the one that the run was trained on.
 
@@ -290,7 +293,7 @@ def load_run(
         CheckpointError: not a run folder, a missing or damaged file, weights that do not fit, or another backbone.
         BackboneError: the run's backbone cannot be had here.
     """
-    folder = RunFolder(path)
+    folder = RunFolder(local_run(path))
     settings = folder.settings()
     names = folder.class_names() if settings.task == "recognition" else []
     weights = folder.weights()
@@ -321,6 +324,7 @@ def load_classifier(
     Raises:
         CheckpointError, BackboneError: as `load_run`; a retrieval run is a CheckpointError too.
     """
+    path = local_run(path)
     _check_task(path, "recognition")
     return cast("VideoClassifier", load_run(path, device=device, backbone=backbone))
 
@@ -333,6 +337,7 @@ def load_text_model(
     Raises:
         CheckpointError, BackboneError: as `load_run`; a recognition run is a CheckpointError too.
     """
+    path = local_run(path)
     _check_task(path, "retrieval")
     return cast("VideoTextModel", load_run(path, device=device, backbone=backbone))
 

@@ -26,8 +26,10 @@ PUBLIC = {
     "__version__",
     "create_backbone",
     "from_official",
+    "from_pretrained",
     "list_backbones",
     "load",
+    "push_to_hub",
 }
 
 

@@ -111,7 +111,7 @@ def test_json_says_what_was_written(small_run: Path, tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["{run}", "m.bin"], "OUT must end in .onnx or .pt2; got 'm.bin'"),
+        (["{run}", "m.bin"], "OUT must end in .onnx or .pt2, or be hf:ORG/NAME or FOLDER/; got 'm.bin'"),
         (["{run}", "m.onnx", "--what", "half"], "--what: must be full or side; got 'half'"),
         (["{run}", "m.onnx", "--frames", "0"], "--frames: must be dynamic or a number from 1; got '0'"),
         (["{run}", "m.onnx", "--batch", "many"], "--batch: must be dynamic or a number from 1; got 'many'"),

@@ -1,4 +1,4 @@
-"""`side4video export`: a run as an ONNX or torch.export file, checked against the run before it stays."""
+"""`side4video export`: a run as a file that is checked against the run before it stays, or to the hub with its page."""
 
 from __future__ import annotations
 
@@ -17,20 +17,27 @@ if TYPE_CHECKING:
     from side4video.cli.parser import CommandParser
     from side4video.export.write import Exported
 
-USAGE = "RUN OUT.onnx|OUT.pt2 [options]"
+USAGE = "RUN OUT.onnx|OUT.pt2|hf:ORG/NAME|FOLDER/ [options]"
 EXAMPLES = """  side4video export runs/mine mine.onnx
   side4video export runs/mine mine.onnx --frames 8 --batch 1 --verify clip.mp4
   side4video export runs/mine mine-int8.onnx --int8
   side4video export runs/mine side.onnx --what side
-  side4video export runs/mine mine.pt2"""
+  side4video export runs/mine mine.pt2
+  side4video export runs/mine shared/          what would go to the hub, to look at
+  side4video export runs/mine hf:me/my-run --private --license mit"""
 
 SUFFIXES = (".onnx", ".pt2")
 
 
 def add_arguments(parser: CommandParser) -> None:
     """The options of this command."""
-    parser.add_argument("run", metavar="RUN", help="a run folder, of a classifier or of a retrieval model")
-    parser.add_argument("out", metavar="OUT", help="the file to write: .onnx (extra onnx) or .pt2 (torch.export)")
+    parser.add_argument("run", metavar="RUN", help="a run folder, or hf:ORG/NAME")
+    parser.add_argument(
+        "out",
+        metavar="OUT",
+        help="the file to write: .onnx (extra onnx) or .pt2 (torch.export); or hf:ORG/NAME (@BRANCH), to share what "
+        "was trained with a page about it; or a new folder for the same files, with a / at its end",
+    )
     parser.add_option(
         "--what",
         default="full",
@@ -54,11 +61,13 @@ def add_arguments(parser: CommandParser) -> None:
         metavar="DIFFERENCE",
         help="the largest difference of scores or outputs with which a file is kept. Default: 1e-4; int8: 0.05.",
     )
+    parser.add_switch("--private", help="hf: a new repository is for you alone")
+    parser.add_option("--license", metavar="NAME", help="hf and folder: licence of what you trained, such as mit")
     parser.add_common()
 
 
 def run(options: argparse.Namespace) -> Outcome:
-    """Export, compare, and say how far the file is from the run.
+    """Export, compare, and say how far the file is from the run; or share.
 
     Raises:
         ConfigError: an option has a value that is not allowed, RUN is no run, or OUT is in use.
@@ -66,12 +75,16 @@ def run(options: argparse.Namespace) -> Outcome:
         MissingExtraError: ONNX, and its extra is not installed.
         VideoError: the video to compare on cannot be read.
     """
-    folder, out = Path(options.run), Path(options.out)
+    folder, out = _local(options.run), Path(options.out)
     check_run(folder)
+    if options.out.startswith("hf:") or options.out.endswith(("/", "\\")):
+        return _share(folder, options)
+    if options.private or options.license is not None:
+        raise ConfigError(f"--private and --license are for hf:ORG/NAME or a FOLDER/; got '{out}'")
     if options.what not in ("full", "side"):
         raise ConfigError(f"--what: must be full or side; got '{options.what}'")
     if out.suffix.lower() not in SUFFIXES:
-        raise ConfigError(f"OUT must end in {' or '.join(SUFFIXES)}; got '{out}'")
+        raise ConfigError(f"OUT must end in {' or '.join(SUFFIXES)}, or be hf:ORG/NAME or FOLDER/; got '{out}'")
     if options.int8 and out.suffix.lower() != ".onnx":
         raise ConfigError(f"--int8 is for .onnx files; got '{out}'")
     if options.tolerance is not None and not options.tolerance > 0:
@@ -104,6 +117,56 @@ def run(options: argparse.Namespace) -> Outcome:
             f"allowed {exported.tolerance:g}"
         )
     return Outcome(WRONG_DATA if refused else DONE, [_as_json(exported) for exported in done])
+
+
+def _local(word: str) -> Path:
+    if not word.startswith("hf:"):
+        return Path(word)
+    from side4video.hub.download import local_run
+
+    return local_run(word)
+
+
+def _share(folder: Path, options: argparse.Namespace) -> Outcome:
+    """To the hub, or to a folder.
+
+    Raises:
+        ConfigError: options of files, or OUT in use.
+        CheckpointError: the run is damaged, or the hub cannot be reached or refuses.
+    """
+    from side4video.hub.names import parse_hub_name
+
+    chosen = {
+        "--what": options.what != "full",
+        "--frames": options.frames != "dynamic",
+        "--batch": options.batch != "dynamic",
+        "--int8": options.int8,
+        "--verify": options.verify is not None,
+        "--tolerance": options.tolerance is not None,
+    }
+    wrong = [name for name, given in chosen.items() if given]
+    if wrong:
+        raise ConfigError(f"{', '.join(wrong)}: for .onnx and .pt2 files; got OUT '{options.out}'")
+    if options.out.startswith("hf:"):
+        parse_hub_name(options.out)
+
+        from side4video.build_hub import push_to_hub
+
+        url = push_to_hub(folder, options.out, private=options.private, license=options.license)
+        if not options.json:
+            say(url)
+        note(f"next: side4video predict {options.out} video.mp4")
+        return Outcome(value={"repository": options.out, "url": url})
+    if options.private:
+        raise ConfigError("--private is for hf:ORG/NAME")
+
+    from side4video.build_hub import save_for_hub
+
+    out = save_for_hub(folder, options.out, license=options.license)
+    files = sorted(path.name for path in out.iterdir())
+    if not options.json:
+        say(f"{out}: {', '.join(files)}")
+    return Outcome(value={"folder": str(out), "files": files})
 
 
 def _size(name: str, text: str) -> Any:

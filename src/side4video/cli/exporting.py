@@ -73,7 +73,7 @@ def load_exact(run: Path, settings: RunSettings) -> TrainedModel:
     Raises:
         CheckpointError, BackboneError: as `load_run`.
     """
-    plain = {"precision": "fp32", "quantise": "none", "stream_weights": False, "compile": False, "frame_slice": None}
+    plain = {"precision": "fp32", "quantise": "none", "stream_weights": False, "compile": False, "frame_slice": None, "shard": False}
     exact = settings.model_copy(update={"backbone": settings.backbone.model_copy(update=plain)})
     return load_run(run, device="cpu", backbone=build_backbone(exact, device="cpu"))
 

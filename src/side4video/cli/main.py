@@ -56,6 +56,7 @@ COMMANDS = (
     Command("sweep", "train several side networks over one frozen pass and compare them", "side4video.cli.sweep"),
     Command("evaluate", "accuracy, confusion, a report page and the scores of every clip", "side4video.cli.evaluate"),
     Command("predict", "name the action in video files", "side4video.cli.predict"),
+    Command("watch", "say what is seen in a camera, a stream or a pipe, as it comes", "side4video.cli.watch"),
     Command("explain", "show which places and moments of a video mattered", "side4video.cli.explain"),
     Command("embed", "write the vectors of videos, frame by frame and window by window", "side4video.cli.embed"),
     Command("index", "make your footage searchable; again, only what has changed", "side4video.cli.index"),
@@ -65,10 +66,13 @@ COMMANDS = (
     Command("doctor", "find what is wrong with a data set before training does", "side4video.cli.doctor"),
     Command("prepare", "check, resize and list a published data set or a folder of clips", "side4video.cli.prepare"),
     Command("convert", "the authors' checkpoints to run folders, and back", "side4video.cli.convert"),
-    Command("export", "a run as an ONNX or torch.export file, checked against the run", "side4video.cli.export"),
+    Command("export", "a run as an ONNX or torch.export file that is checked, or to the hub", "side4video.cli.export"),
     Command("recipes", "list the paper's settings that are shipped, by name", "side4video.cli.recipes"),
     Command("backbones", "list the image models that can be used", "side4video.cli.backbones"),
 )
+
+# commands whose words may be hf:ORG/NAME
+_TAKE_RUNS = frozenset({"evaluate", "predict", "watch", "explain", "embed", "index", "search", "app"})
 
 _OS_ERRORS = {
     errno.ENOSPC: "the disk is full",
@@ -177,12 +181,21 @@ def make_parser(command: Command) -> tuple[ModuleType, CommandParser]:
     return module, parser
 
 
+def _with_local_runs(words: list[str]) -> list[str]:
+    """Words that name a run on the hub, as the folder that it is downloaded to."""
+    if not any(word.startswith("hf:") for word in words):
+        return words
+    from side4video.hub.download import local_run
+
+    return [str(local_run(word)) if word.startswith("hf:") else word for word in words]
+
+
 def _call(command: Command, words: list[str]) -> int:
     module, parser = make_parser(command)
     if {"-h", "--help"} & set(words):
         print(parser.format_help())
         return DONE
-    options = parser.parse_words(words)
+    options = parser.parse_words(_with_local_runs(words) if command.name in _TAKE_RUNS else words)
     if not options.json:
         outcome: Outcome = module.run(options)
         return outcome.code

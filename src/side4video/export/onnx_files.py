@@ -161,9 +161,10 @@ def _name_axes(model: Any, part: Part) -> None:
     symbol = re.compile("|".join(rf"\b{name}\b" for name in words) or r"(?!)")
     produced = (value for node in model.graph.all_nodes() for value in node.outputs)
     for value in (*model.graph.inputs, *model.graph.outputs, *produced):
-        for axis, dim in enumerate(value.shape or ()):
+        shape: Any = value.shape or ()
+        for axis, dim in enumerate(shape):
             if not isinstance(dim, int) and dim.value is not None:
-                value.shape[axis] = symbol.sub(lambda found: words[found[0]], str(dim.value))
+                shape[axis] = symbol.sub(lambda found: words[found[0]], str(dim.value))
 
 
 @contextlib.contextmanager
