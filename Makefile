@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help demo test check docs bench smoke clean
+.PHONY: help demo test check docs bench smoke audit clean
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -50,6 +50,13 @@ bench: $(BIN)/.installed-bench  ## measure decoding and training speed; results 
 smoke: $(BIN)/.installed  ## real photographs, real weights: needs downloads; PHOTOS=DIR for photographs of your own
 	$(BIN)/python scripts/fetch_smoke_inputs.py --into .smoke $(if $(PHOTOS),--weights-only)
 	$(BIN)/python benchmarks/camera_motion.py --work .smoke $(if $(PHOTOS),--photos "$(PHOTOS)")
+
+$(BIN)/.installed-audit: $(BIN)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'
+	touch $@
+
+audit: $(BIN)/.installed-audit  ## check the dependencies: pins, licences, known vulnerabilities
+	$(BIN)/python scripts/audit_dependencies.py --advisories
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache build dist site
