@@ -46,6 +46,7 @@ LIMITS = {
 }
 NEEDED = (CONFIG, BACKBONE, WEIGHTS)
 _HEADER_BYTES = 16 * MEGABYTE
+_MAX_DEPTH = 8
 _MAX_FRAMES, _MAX_IMAGE, _MAX_NAME = 1024, 2048, 1000
 # no second colon (timm and open_clip would take other people's repositories there), and no path
 _BACKBONE = re.compile(r"tiny-clip|timm:[A-Za-z0-9_.-]+|open_clip:[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?")
@@ -125,7 +126,8 @@ def _fetch(
     with asking(name, token):
         try:
             if online:
-                size = get_hf_file_metadata(hf_hub_url(repository, file, revision=revision), token=token).size
+                url = hf_hub_url(repository, file, revision=revision)
+                size = get_hf_file_metadata(url, token=token).size
                 if size is None or size > limit:
                     raise CheckpointError(f"{name}: {file} is {size} bytes, more than the allowed {limit}")
             found = hf_hub_download(repository, file, revision=revision, token=token, local_files_only=not online)
@@ -139,11 +141,19 @@ def _fetch(
 def _settings(path: Path, name: str) -> RunSettings:
     try:
         text = path.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise CheckpointError(f"{name}: {CONFIG} has YAML aliases, which no run writes")
+        _check_plain(text, name)
         return load_settings(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ConfigError, RecursionError) as error:
         raise CheckpointError(f"{name}: {CONFIG} is damaged: {str(error).splitlines()[0][:200]}") from None
+
+
+def _check_plain(text: str, name: str) -> None:
+    """Refuse YAML that is small and costs much: aliases of aliases, and deep nests."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or depth > _MAX_DEPTH:
+            raise CheckpointError(f"{name}: {CONFIG} has YAML aliases or nests deeply, which no run's does")
 
 
 def check_settings(settings: RunSettings, name: str) -> None:

@@ -138,12 +138,12 @@ def upload(files: Mapping[str, bytes | Path], name: str, *, private: bool = Fals
         ConfigError: a name of another form.
         CheckpointError: the hub cannot be reached, or refuses.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi, constants
 
     wanted = parse_hub_name(name)
     if not is_online():
         raise CheckpointError(f"{wanted}: nothing was uploaded: {why_offline()}")
-    api = HfApi(library_name="side4video")
+    api = HfApi(endpoint=constants.ENDPOINT, library_name="side4video")
     operations = [
         CommitOperationAdd(file, str(content) if isinstance(content, Path) else content)
         for file, content in files.items()
