@@ -11,8 +11,8 @@ FLOPs are counted on shapes without numbers, a multiply-add as two, for ViT-B/16
 full: side 320 at every block), ViT-L/14 light and EVA02-CLIP-E/14; "tokens only" is without sharing what a side network
 makes of each frame, "independent" runs every window by itself. Time is measured for ViT-B/16, the two taking turns, in
 bf16 (what `auto` takes on CPUs with bf16 units, with `train.precision=bf16`) and, light only, in float32; the ratio is
-the median over rounds. Equality is in float32 with every weight of the side network drawn at random: the largest difference between
-class scores of a window in the stream and the same 8 frames as a clip.
+the median over rounds. Equality is in float32 with every weight of the side network drawn at random: the largest
+difference between class scores of a window in the stream and the same 8 frames as a clip.
 """
 
 from __future__ import annotations

@@ -231,6 +231,10 @@ class WindowStream:
                 yield self._windows(number, [start], self._seen - start)
         self._reset()
 
+    def reset(self) -> None:
+        """Forget the frames that were pushed: the next one is the first of another video."""
+        self._reset()
+
     def _reset(self) -> None:
         self._seen = 0
         self._next = [0 for _ in self.plans]

@@ -39,9 +39,9 @@ def fail(text: str) -> None:
     note(f"{_PROG}: error: {text}")
 
 
-def say(text: str = "") -> None:
-    """A line of the result."""
-    print(text)
+def say(text: str = "", *, flush: bool = False) -> None:
+    """A line of the result; `flush` sends it at once, also into a pipe."""
+    print(text, flush=flush)
 
 
 def show_table(table: Table) -> None:

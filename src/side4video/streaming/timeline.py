@@ -10,7 +10,7 @@ Shapes: F, frames that were sampled; W, windows; K, labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from side4video.backbones.base import FrozenBackbone
 from side4video.data.sequence import FrameSequence
 from side4video.errors import CheckpointError, ConfigError
 from side4video.search.embedding import DEFAULT_FPS, read_ahead
-from side4video.streaming.scorers import Scorer, Transform, pass_key
+from side4video.streaming.passes import ScoredWindows, make_passes
+from side4video.streaming.scorers import Scorer, Transform
 from side4video.streaming.segments import Segment, default_thresholds, find_segments, frame_scores
 from side4video.streaming.thumbnails import Thumbnail, ThumbnailStrip
-from side4video.windows import WindowPlan, WindowStream
+from side4video.windows import WindowPlan
 
 MAX_FPS = 1000
 
@@ -122,7 +122,8 @@ def make_timelines(
     """
     settings = settings or TimelineSettings()
     strip = ThumbnailStrip(thumbnails)
-    passes = _passes(models, settings)
+    passes = make_passes(models, settings.plan)
+    found = {id(scorer): _Found() for scorer in models}
     longest = max(scorer.num_frames for scorer in models)
     sequence = FrameSequence(path, fps=settings.fps, min_frames=longest)
     times: list[float] = []
@@ -130,14 +131,15 @@ def make_timelines(
         for chunk_times, clips in read_ahead(_prepared(sequence, [one.transform for one in passes], strip)):
             times.extend(chunk_times)
             for one, clip_TCHW in zip(passes, clips, strict=True):
-                one.push(clip_TCHW)
+                for scored in one.push(clip_TCHW):
+                    found[id(scored.scorer)].add(scored)
             if progress is not None:
                 progress(sequence.fraction)
         for one in passes:
-            one.finish()
+            for scored in one.finish():
+                found[id(scored.scorer)].add(scored)
     fps = sequence.sampling_fps or settings.fps
     ends = [*times, max(sequence.duration_seconds, times[-1])]
-    found = {id(scorer): part for one in passes for scorer, part in one.found}
     pictures = strip.pictures()
     return [_timeline(scorer, found[id(scorer)], Path(path), settings, fps, ends, pictures) for scorer in models]
 
@@ -150,46 +152,11 @@ class _Found:
         self.sizes: list[int] = []
         self.scores: list[Tensor] = []
 
-
-class _Pass:
-    """One pass of the frames through a backbone, for all models that look at the same pixels."""
-
-    def __init__(self, scorers: Sequence[Scorer], settings: TimelineSettings) -> None:
-        backbone: FrozenBackbone = scorers[0].backbone
-        self.transform: Transform = scorers[0].transform
-        self.found = [(scorer, _Found()) for scorer in scorers]
-        sizes = sorted({scorer.num_frames for scorer in scorers})
-        self._stream = WindowStream(
-            backbone,
-            [settings.plan(size) for size in sizes],
-            sides=[scorer.side for scorer in scorers],
-            taps=[backbone.depth - 1] if any(scorer.needs_last for scorer in scorers) else (),
-        )
-        self._sizes = sizes
-
-    def push(self, frames_TCHW: Tensor) -> None:
-        """Score the windows that these frames complete."""
-        for windows in self._stream.push(frames_TCHW):
-            self._score(windows)
-
-    def finish(self) -> None:
-        """Score what is left at the end."""
-        for windows in self._stream.finish():
-            self._score(windows)
-
-    def _score(self, windows: Any) -> None:
-        for scorer, found in self.found:
-            if scorer.num_frames == self._sizes[windows.plan]:
-                found.starts += windows.starts
-                found.sizes += [windows.num_frames] * len(windows.starts)
-                found.scores.append(scorer.scores(windows))
-
-
-def _passes(models: Sequence[Scorer], settings: TimelineSettings) -> list[_Pass]:
-    groups: dict[Hashable, list[Scorer]] = {}
-    for scorer in models:
-        groups.setdefault(pass_key(scorer), []).append(scorer)
-    return [_Pass(group, settings) for group in groups.values()]
+    def add(self, scored: ScoredWindows) -> None:
+        """Further windows."""
+        self.starts += scored.starts
+        self.sizes += [scored.num_frames] * len(scored.starts)
+        self.scores.append(scored.scores_WK)
 
 
 def _prepared(
