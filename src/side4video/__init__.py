@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from side4video.errors import Side4VideoError
     from side4video.official import from_official
     from side4video.side import SideNetwork, SideSpec
+    from side4video.streaming.live import StreamingClassifier
     from side4video.tasks import VideoClassifier, VideoTextModel
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Side4VideoError",
     "SideNetwork",
     "SideSpec",
+    "StreamingClassifier",
     "VideoClassifier",
     "VideoTextModel",
     "__version__",
@@ -42,6 +44,7 @@ _HOMES = {
     "Side4VideoError": ("side4video.errors", "Side4VideoError"),
     "SideNetwork": ("side4video.side", "SideNetwork"),
     "SideSpec": ("side4video.side", "SideSpec"),
+    "StreamingClassifier": ("side4video.streaming.live", "StreamingClassifier"),
     "VideoClassifier": ("side4video.tasks", "VideoClassifier"),
     "VideoTextModel": ("side4video.tasks", "VideoTextModel"),
     "create_backbone": ("side4video.backbones", "create_backbone"),

@@ -21,6 +21,7 @@ PUBLIC = {
     "Side4VideoError",
     "SideNetwork",
     "SideSpec",
+    "StreamingClassifier",
     "VideoClassifier",
     "VideoTextModel",
     "__version__",

@@ -115,10 +115,8 @@ def best_labels(scorer: Scorer, scores_K: Tensor, top_k: int) -> tuple[tuple[str
     """
     if not bool(torch.isfinite(scores_K).all()):
         raise CheckpointError(f"{scorer.name}: its scores are no numbers; its weights are damaged")
-    best = scores_K.topk(min(top_k, len(scores_K)))
-    return tuple(
-        (scorer.labels[i], score) for score, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    )
+    scores, places = scores_K.topk(min(top_k, len(scores_K)))
+    return tuple((scorer.labels[i], score) for score, i in zip(scores.tolist(), places.tolist(), strict=True))
 
 
 def as_frame(frame: np.ndarray | Tensor) -> Tensor:

@@ -49,10 +49,9 @@ def test_a_bare_classifier_and_every_form_of_a_frame(make_scorer: MakeScorer) ->
     with torch.no_grad():
         pixels = stream._passes[0].transform(frames_TCHW).unsqueeze(0)
         expected_K = scorer.model(pixels)[0].softmax(-1)
-    assert prediction.top[0] == (
-        scorer.labels[int(expected_K.argmax())],
-        pytest.approx(float(expected_K.max()), abs=1e-5),
-    )
+    label, score = prediction.top[0]
+    assert label == scorer.labels[int(expected_K.argmax())]
+    assert score == pytest.approx(float(expected_K.max()), abs=1e-5)
 
 
 def test_no_window_holds_frames_from_before_a_reset(make_scorer: MakeScorer) -> None:

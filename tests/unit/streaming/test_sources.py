@@ -116,7 +116,7 @@ def test_a_camera_that_is_not_there() -> None:
 def test_a_camera_is_asked_as_one(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 
-    def stand_in(address: str, mode: str, **options: Any) -> Any:
+    def stand_in(address: str, mode: Any, **options: Any) -> Any:
         asked.append({"address": address, **options})
         return opened(str(video), mode)
 
