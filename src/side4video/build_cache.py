@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +34,11 @@ def cached_loaders(
     *,
     runtime: Runtime,
     dialog: CacheDialog | None = None,
+    taps: Sequence[int] | None = None,
 ) -> tuple[CachedLoader[Any], CachedLoader[Any]]:
     """Loaders that give what `loaders` would, with stored tokens; what is missing of the cache is made first.
+
+    `taps` are of all models that will read from them; by default those of `model`.
 
     Raises:
         ConfigError: a cache that was made for something else, is being filled by another process, or is not agreed to.
@@ -44,9 +47,11 @@ def cached_loaders(
     """
     assert settings.cache.dir is not None
     path, dialog = Path(settings.cache.dir), dialog or NoDialog()
+    taps = model.side.taps if taps is None else taps
     sets = [cached_set(settings, loaders[0].dataset), loaders[1].dataset]
     keys = [
-        cache_key(settings, model, dataset, train=train) for dataset, train in zip(sets, (True, False), strict=True)
+        cache_key(settings, model, dataset, train=train, taps=taps)
+        for dataset, train in zip(sets, (True, False), strict=True)
     ]
     size = cache_size(settings, model, keys, path)
     folders = [
@@ -66,7 +71,7 @@ def cached_loaders(
     if runtime.is_main:
         error = None if all(folder.key.is_exact for folder in folders) else folders[0].relative_error()
         dialog.done(sum(folder.stored_bytes() for folder in folders), error)
-    return _loader(model, folders[0], loaders[0], runtime), _loader(model, folders[1], loaders[1], runtime)
+    return _loader(model, folders[0], loaders[0], runtime, taps), _loader(model, folders[1], loaders[1], runtime, taps)
 
 
 def cached_set(settings: RunSettings, train: ClipDataset | CaptionDataset) -> ClipDataset | CaptionDataset:
@@ -95,7 +100,12 @@ def cached_set(settings: RunSettings, train: ClipDataset | CaptionDataset) -> Cl
 
 
 def cache_key(
-    settings: RunSettings, model: TrainedModel, dataset: ClipDataset | CaptionDataset, *, train: bool
+    settings: RunSettings,
+    model: TrainedModel,
+    dataset: ClipDataset | CaptionDataset,
+    *,
+    train: bool,
+    taps: Sequence[int],
 ) -> CacheKey:
     """What a split's cache must have been made for."""
     backbone = model.backbone
@@ -116,7 +126,7 @@ def cache_key(
         mean=wanted.mean,
         std=wanted.std,
         interpolation=wanted.interpolation,
-        taps=model.side.taps,
+        taps=tuple(taps),
         last=_last_block(model),
         depth=backbone.depth,
         data=data,
@@ -202,13 +212,17 @@ def _fill(
 
 
 def _loader(
-    model: TrainedModel, folder: CacheFolder, plain: ClipLoader | CaptionLoader, runtime: Runtime
+    model: TrainedModel,
+    folder: CacheFolder,
+    plain: ClipLoader | CaptionLoader,
+    runtime: Runtime,
+    taps: Sequence[int],
 ) -> CachedLoader[Any]:
     backbone, dataset = model.backbone, plain.dataset
     last = () if _last_block(model) == "none" else (backbone.depth - 1,)
     layout = TokenLayout(
         folder.key,
-        wanted=(*model.side.taps, *last),
+        wanted=(*taps, *last),
         num_prefix=backbone.num_prefix,
         has_class_token=backbone.has_class_token,
         grid_YX=backbone.grid(backbone.preprocessing.image_size),

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from side4video.backbones.base import FrozenBackbone
 from side4video.build import build_backbone, build_model, estimate_run, resolve_settings, train_run
+from side4video.build_cache import cached_loaders
 from side4video.build_recognition import build_data, build_loaders, build_manifests
 from side4video.build_zero_shot import start_head_from_text
+from side4video.cache.size import CacheDialog
 from side4video.config.schema import BackboneSettings, RunSettings
 from side4video.config.variants import Variant, share_groups
+from side4video.data.loaders import ClipLoader
 from side4video.errors import ConfigError, InputError, TrainingError
 from side4video.tasks.recognition import VideoClassifier
 from side4video.training.checkpoint import RunFolder
@@ -21,6 +24,7 @@ from side4video.training.fit import fit
 from side4video.training.runtime import Runtime, start
 from side4video.training.sweep import MemberResult, SweepMember, fit_together
 from side4video.training.sweep_progress import SweepProgress
+from side4video.training.values import TrainingData
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +74,18 @@ class SweepResult:
 
 
 def run_sweep(
-    variants: Sequence[Variant], out: str | Path, *, resume: bool = False, progress: SweepProgress | None = None
+    variants: Sequence[Variant],
+    out: str | Path,
+    *,
+    resume: bool = False,
+    progress: SweepProgress | None = None,
+    cache_dialog: CacheDialog | None = None,
 ) -> SweepResult:
     """Train every variant; each leaves a run folder of its name in `out`.
 
-    One that fails while it trains (a loss that is NaN) does not stop the others. With `resume` all go on from where
-    they were stopped.
+    With `cache.dir` a group reads its frozen tokens from the cache, of which what is missing is made first;
+    `cache_dialog` is as in `train_run`. One that fails while it trains (a loss that is NaN) does not stop the others.
+    With `resume` all go on from where they were stopped.
 
     Raises:
         InputError: settings, data or backbone that cannot be used.
@@ -90,7 +100,9 @@ def run_sweep(
     try:
         for number, group in enumerate(share_groups(variants), start=1):
             try:
-                found = _train_group(group, folder, runtime, backbones, resume=resume, progress=show)
+                found = _train_group(
+                    group, folder, runtime, backbones, resume=resume, progress=show, cache_dialog=cache_dialog
+                )
             except TrainingError as error:
                 found = [(MemberResult(v.name, None, str(error)), None) for v in group]
             results += [(number, v, *pair) for v, pair in zip(group, found, strict=True)]
@@ -115,9 +127,10 @@ def _train_group(
     *,
     resume: bool,
     progress: SweepProgress,
+    cache_dialog: CacheDialog | None,
 ) -> list[tuple[MemberResult, VideoClassifier | None]]:
     settings = group[0].settings
-    if settings.task == "retrieval" or settings.cache.dir is not None:
+    if settings.task == "retrieval":
         return [_train_alone(variant, folder, runtime, resume=resume, progress=progress) for variant in group]
     train, val = build_manifests(settings)
     own = _backbone(settings, runtime, backbones)
@@ -132,7 +145,7 @@ def _train_group(
     )
     try:
         members = [_member(variant, train.class_names, own, folder) for variant in group]
-        data = build_data(*loaders)
+        data = _cached(settings, members, loaders, build_data(*loaders), runtime, cache_dialog)
         if len(members) > 1:
             results = fit_together(members, data, runtime=runtime, resume=resume, progress=progress)
         else:
@@ -155,13 +168,29 @@ def _member(variant: Variant, names: Sequence[str], own: FrozenBackbone, folder:
     return SweepMember(variant.name, resolve_settings(variant.settings, own), model, folder / variant.name)
 
 
+def _cached(
+    settings: RunSettings,
+    members: Sequence[SweepMember],
+    loaders: tuple[ClipLoader, ClipLoader],
+    data: TrainingData,
+    runtime: Runtime,
+    dialog: CacheDialog | None,
+) -> TrainingData:
+    """The same data with stored tokens of every block that one of the members taps, where the settings want a cache."""
+    if settings.cache.dir is None:
+        return data
+    taps = sorted({tap for member in members for tap in member.model.side.taps})
+    train, val = cached_loaders(settings, members[0].model, loaders, runtime=runtime, dialog=dialog, taps=taps)
+    return replace(data, train_loader=train, val_loader=val, seek=train.seek)
+
+
 def _train_alone(
     variant: Variant, folder: Path, runtime: Runtime, *, resume: bool, progress: SweepProgress
 ) -> tuple[MemberResult, None]:
-    """A variant that brings its own backbone pass: retrieval, and frozen features from a cache."""
+    """A variant that brings its own backbone pass: retrieval."""
     if runtime.world_size > 1:
         raise ConfigError(
-            "a sweep of retrieval or over a feature cache runs in one process; "
+            "a sweep of retrieval runs in one process; "
             f"got {runtime.world_size} (train.devices). Train its variants one by one, or set train.devices=1"
         )
     out = folder / variant.name

@@ -6,8 +6,9 @@
 only the process `kill_rank`, once, under an agent that restarts all. `kill_in_write` does so inside the n-th write of a
 file, half of it written. `full_at` lets no file grow from that batch on, `signal_at` sends `signal` (a name) to itself.
 `"batches": PATH` lists the batches that the first process is given. `"shard": true` spreads the frozen blocks over the
-processes. With `"trace": PATH` each process writes what it raised there, and `"weights": PATH` what the model held at
-the end. With `"evaluate": PATH` nothing is trained: the run in OUT is evaluated, and what came of it is written there.
+processes. `"sweep": {NAME: SETTINGS}` trains a model for each of them over one backbone. With `"trace": PATH` each
+process writes what it raised there, and `"weights": PATH` what the model held at the end. With `"evaluate": PATH`
+nothing is trained: the run in OUT is evaluated, and what came of it is written there.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from side4video.training.checkpoint import RunFolder
 from side4video.training.evaluate import evaluate
 from side4video.training.fit import fit
 from side4video.training.runtime import Runtime, start
+from side4video.training.sweep import SweepMember, fit_together
 from side4video.training.values import FitResult, TrainingData
 
 NUM_CLASSES = 3
@@ -232,11 +234,25 @@ def main(out: str, options: dict[str, Any]) -> FitResult | None:
     model = small_model(norm=options.get("norm", "batch"), dropout=options.get("dropout", 0.25), shard=shard)
     if "evaluate" in options:
         return evaluated(model, runtime, out, options["evaluate"])
+    if "sweep" in options:
+        return swept(settings, options, small_data(train, val), Path(out), runtime)
     resume = options.get("resume", False) if "once" not in options else RunFolder(out).holds_run()
     result = fit(settings, model, small_data(train, val), out, resume=resume, runtime=runtime)
     if "weights" in options:
         files.write_tensors(Path(f"{options['weights']}.{runtime.rank}"), model.trainable_state())
     return result
+
+
+def swept(settings: RunSettings, options: dict[str, Any], data: TrainingData, out: Path, runtime: Runtime) -> None:
+    """Train a model for each of the settings in `sweep` over one backbone."""
+    models = [small_model(dropout=options.get("dropout", 0.25)) for _ in options["sweep"]]
+    backbone = FrozenBackbone(SmallTrunk(), name="small", shard=runtime.world_size if options.get("shard") else 1)
+    for model in models:
+        model.video.backbone = backbone
+    changed = {name: load_settings(settings.model_dump(), more) for name, more in options["sweep"].items()}
+    members = [SweepMember(*pair, model, out / pair[0]) for pair, model in zip(changed.items(), models, strict=True)]
+    results = fit_together(members, data, runtime=runtime)
+    assert [result.error for result in results] == [None] * len(results)
 
 
 def first_time(options: dict[str, Any], runtime: Runtime) -> bool:

@@ -6,10 +6,14 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from run.small_runs import settings
+from side4video.backbones.base import FrozenBackbone
 from side4video.cli.main import main
 
 
@@ -47,6 +51,30 @@ def test_a_sweep_from_words_to_a_comparison(clips: Path, tmp_path: Path, capsys:
     assert "is another one; they differ in temporal-conv_lr-1e-3" in capsys.readouterr().err
     assert main(words) == 2
     assert "in use, and nothing is overwritten; go on with it: --resume" in capsys.readouterr().err
+
+
+def test_variants_train_from_one_cache(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = ["--cache", str(tmp_path / "cache"), "--yes", "--json", *settings("optim.epochs=1", "optim.lr=1e-2")]
+    data = [str(clips / "train"), "--val", str(clips / "val")]
+    taps = "side.taps=[0,2],[4]"
+    assert main(["sweep", *data, "--out", str(tmp_path / "sweep"), taps, *cache]) == 0
+
+    run = FrozenBackbone.stream
+
+    def stream(self: FrozenBackbone, clip_BTCHW: Tensor, *rest: Any, **options: Any) -> Any:
+        # the table's memory and arithmetic come from tensors without numbers
+        assert isinstance(clip_BTCHW, FakeTensor), "the backbone runs"
+        return run(self, clip_BTCHW, *rest, **options)
+
+    monkeypatch.setattr(FrozenBackbone, "stream", stream)
+    # what one of them would have been alone, and another sweep: both from what the first one stored
+    assert main(["train", *data, "--out", str(tmp_path / "alone"), "side.taps=[4]", *cache]) == 0
+    assert main(["sweep", *data, "--out", str(tmp_path / "again"), taps, *cache]) == 0
+    expected = (tmp_path / "alone" / "last.safetensors").read_bytes()
+    for sweep in ("sweep", "again"):
+        assert (tmp_path / sweep / "taps-4" / "last.safetensors").read_bytes() == expected
+        assert len(json.loads((tmp_path / sweep / "comparison.json").read_text())) == 2
+        assert {row["group"] for row in json.loads((tmp_path / sweep / "comparison.json").read_text())} == {1}
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,27 @@ def test_spread_blocks_give_the_same_run_whatever_happens(tmp_path: Path) -> Non
     assert (runs["plain"] / "last.safetensors").read_bytes() != (runs["synced"] / "last.safetensors").read_bytes()
 
 
+def test_sweeps_on_two_processes_end_as_trainings_do(tmp_path: Path) -> None:
+    variants: dict[str, dict[str, Any]] = {"slow": {"optim.lr": 1e-3}, "fast": {"optim.lr": 1e-2, "optim.ema": 0.8}}
+    options: dict[str, Any] = {"processes": 2, "videos": 16, "broken": [0, 1, 2, 5, 9, 14]}
+    options["settings"] = {**SMALL, "data.batch_size": 1, "data.broken_tolerance": 0.4}
+    jobs = [
+        (tmp_path / name, {**options, "sweep": variants, "shard": name == "spread"}) for name in ("whole", "spread")
+    ]
+    jobs += [
+        (tmp_path / "alone" / name, {**options, "settings": {**options["settings"], **more}})
+        for name, more in variants.items()
+    ]
+    statuses, said = run_jobs(tmp_path, jobs)
+    assert statuses == [[0, 0]] * 4, said
+    for name in variants:
+        alone = tmp_path / "alone" / name
+        for sweep in ("whole", "spread"):
+            for file in ("side.safetensors", "last.safetensors"):
+                assert (tmp_path / sweep / name / file).read_bytes() == (alone / file).read_bytes(), f"{sweep}/{name}"
+            assert history(tmp_path / sweep / name) == history(alone)
+
+
 def test_spread_evaluation_is_that_of_one_process(tmp_path: Path) -> None:
     # 15 videos over 4 processes: the last one has fewer batches than the others
     out = tmp_path / "run"

@@ -1,11 +1,12 @@
 """From a backbone's name to its text tower and its tokenizer; the image tower is not built again.
 
 The text half of a checkpoint is read from the same file as the image half, so a name, a weights file and
-`pretrained=False` mean here what they mean to `create_backbone`.
+`pretrained=False` mean here what they mean to `create_backbone`. Neither half is ever in memory twice (see `mapped`).
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import open_clip
@@ -20,6 +21,7 @@ from side4video.backbones.build_open_clip import _record as find_record  # pyrig
 from side4video.backbones.caption_tokens import MAX_WORDS, ClipTokenizer, FixedLengthTokenizer
 from side4video.backbones.catalog import TINY
 from side4video.backbones.hub import downloading
+from side4video.backbones.mapped import own_weights, without_values
 from side4video.backbones.released import LIBRARY as RELEASED
 from side4video.backbones.released import build_released_text
 from side4video.backbones.text import WHAT_WORKS, TextTower, text_tower_of
@@ -54,15 +56,17 @@ def create_text_tower(name: str, *, weights: str | None = None, pretrained: bool
     # shapes first: a tower that cannot be used is refused before anything is downloaded
     with torch.device("meta"):
         TextTower(_open_clip_text(name, config, quick_gelu=quick_gelu), name=name, logit_scale_init=0.0)
-    tower = _open_clip_text(name, config, quick_gelu=quick_gelu)
     scale = float(config.get("init_logit_scale", DEFAULT_LOGIT_SCALE))
     path = weights
     if weights is None and pretrained:
         with downloading(name, url="" if record.get("hf_hub") else record.get("url", "")):
             path = download_pretrained(record)
+    with nullcontext() if path is None else without_values():
+        tower = _open_clip_text(name, config, quick_gelu=quick_gelu)
     if path is not None:
         state = read_weights(path)
         load_whole(tower, _text_part(state, tower), path=path, name=f"the text tower of {name}")
+        own_weights(tower, torch.float32, hashed=False)
         scale = float(state["logit_scale"]) if "logit_scale" in state else scale
     return TextTower(tower, name=name, logit_scale_init=scale).float()
 

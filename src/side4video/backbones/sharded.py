@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from side4video.backbones.block_weights import BlockWeights, Visits
 from side4video.backbones.freezing import cast
-from side4video.backbones.mapped import FileMemory
+from side4video.backbones.mapped import own_weights
 from side4video.errors import BackboneError
 
 
@@ -31,8 +31,8 @@ def num_processes() -> int:
 class ShardedBlocks:
     """The weights of a list of blocks, of which this process keeps its part.
 
-    They are cast and taken over block by block; of mapped weights (see `mapped`) only the part is ever in memory of the
-    process's own. Afterwards the blocks' parameters are `DTensor`s, whole only inside `visits`.
+    They are cast and taken over block by block: of mapped weights (see `mapped`), never more than one whole block is in
+    memory beside the parts. Afterwards the blocks' parameters are `DTensor`s, whole only inside `visits`.
 
     Raises:
         BackboneError: `processes` is not the number of processes in the group.
@@ -46,16 +46,12 @@ class ShardedBlocks:
         if processes != num_processes():
             raise BackboneError(f"shard: got {processes} processes, but there are {num_processes()} in the group")
         mesh = init_device_mesh(device.type, (processes,))
-        files = FileMemory()
         self._blocks: list[FSDPModule] = []
         for block in blocks:
-            sources = [parameter.detach() for parameter in block.parameters()]
+            own_weights(block, precision, hashed=False)
             if precision is not None:
                 cast(block, precision)
             self._blocks.append(fully_shard(block, mesh=mesh, reshard_after_forward=False))
-            for source in sources:
-                if files.holds(source):
-                    files.give_back(source)
 
     def resident(self) -> list[Tensor]:
         """This process's parts."""

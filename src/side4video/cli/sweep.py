@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from side4video.cli.console import note, show_table
 from side4video.cli.main import DONE, WRONG_DATA, Outcome
-from side4video.cli.train import SHORT_FLAGS, settings_from
+from side4video.cli.train import CACHE_FLAG, SHORT_FLAGS, settings_from
 from side4video.config.load import load_settings
 from side4video.config.variants import Variant, differing, expand, share_groups
 from side4video.errors import CheckpointError, ConfigError
@@ -26,6 +26,7 @@ USAGE = "SOURCE --out FOLDER KEY=VALUE,VALUE ... [options]"
 EXAMPLES = """  side4video sweep clips/ --out runs/sweep side.temporal=conv,attention,none side.shift=true,false
   side4video sweep ssv2-b16-light data.root=/data/ssv2 --out runs/rates optim.lr=3e-4,1e-3,3e-3
   side4video sweep recipe.yaml --out runs/taps side.taps=all,every_second,[3,7,11]
+  side4video sweep clips/ --out runs/widths side.width=192,320 --cache /data/cache --yes
   side4video sweep --out runs/sweep --resume"""
 PLAN, TABLE = "sweep.json", "comparison"
 
@@ -41,8 +42,9 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_option("--out", metavar="FOLDER", help="the folder of this sweep: a run folder for each variant in it")
     parser.add_option("--recipe", metavar="NAME|FILE", help="settings to start from, when SOURCE is a data set")
     parser.add_switch("--resume", help="go on where the sweep in FOLDER stopped; starts it when nothing is there yet")
+    parser.add_switch("--yes", help="write the feature cache of --cache without asking")
     parser.add_common()
-    parser.add_settings(SHORT_FLAGS)
+    parser.add_settings({**SHORT_FLAGS, **CACHE_FLAG})
 
 
 def run(options: argparse.Namespace) -> Outcome:
@@ -67,7 +69,12 @@ def run(options: argparse.Namespace) -> Outcome:
     if is_first_process() and not (out / PLAN).exists():
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / PLAN, _plan(variants))
-    result = run_sweep(variants, out, resume=options.resume, progress=ShownSweep())
+    dialog = None
+    if any(variant.settings.cache.dir is not None for variant in variants):
+        from side4video.cli.cache_dialog import AskInTerminal
+
+        dialog = AskInTerminal(yes=options.yes)
+    result = run_sweep(variants, out, resume=options.resume, progress=ShownSweep(), cache_dialog=dialog)
     if not result.is_main:
         return Outcome()
     rows = [row.as_dict() for row in result.rows]

@@ -103,13 +103,11 @@ def expand(overrides: Mapping[str, str], settings_of: Callable[[dict[str, str]],
 def share_groups(variants: Sequence[Variant]) -> list[list[Variant]]:
     """Variants that can train over one frozen forward pass, together; in the order in which they come.
 
-    They agree in backbone, data, seed and processes. Retrieval trains beside the text tower, and a feature cache has
-    its frozen pass behind it: there each goes alone.
+    They agree in backbone, data, seed and processes. Retrieval trains beside the text tower: there each goes alone.
     """
     groups: dict[Any, list[Variant]] = {}
     for variant in variants:
-        alone = variant.settings.task == "retrieval" or variant.settings.cache.dir is not None
-        key = variant.name if alone else _shared_key(variant.settings)
+        key = variant.name if variant.settings.task == "retrieval" else _shared_key(variant.settings)
         groups.setdefault(key, []).append(variant)
     return list(groups.values())
 

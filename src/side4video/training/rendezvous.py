@@ -14,7 +14,8 @@ import uuid
 from datetime import timedelta
 
 import torch.distributed as dist
-from torch.distributed import PrefixStore, Store
+from torch.distributed import PrefixStore, Store  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.rendezvous import rendezvous
 
 POLL_SECONDS = 0.02
 TIMEOUT = timedelta(minutes=10)
@@ -32,7 +33,7 @@ def join_group(backend: str) -> None:
     Raises:
         TimeoutError: the others did not come.
     """
-    store, rank, world_size = next(iter(dist.rendezvous("env://", timeout=TIMEOUT)))
+    store, rank, world_size = next(iter(rendezvous("env://", timeout=TIMEOUT)))
     fresh = PrefixStore(agree(store, rank, world_size, timeout=TIMEOUT), store)
     dist.init_process_group(backend, store=fresh, rank=rank, world_size=world_size)
 
