@@ -13,6 +13,7 @@ Shapes: T, frames of a window; E, joint width; Q, query tokens.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -59,6 +60,8 @@ _SHARD = "shard"
 _FLUSH_WINDOWS = 4096  # how much of the log a crash leaves to be read again
 _BATCH_NUMBERS = 1_000_000  # floats in one operation, so that it fits the log's segments
 _WORKERS_SECONDS = 10.0  # how long workers of a killed process may hold its files
+# what must stay free: the database writes into mapped files, and on a full disk the system ends a process that does so
+_RESERVE_BYTES = 64 * 2**20
 _DATATYPES = {"float32": edge.VectorStorageDatatype.Float32, "float16": edge.VectorStorageDatatype.Float16}
 
 
@@ -81,7 +84,12 @@ class QdrantEdgeStore:
 
     @staticmethod
     def fill(folder: Path, identity: StoreIdentity) -> None:
-        """The files of an empty store."""
+        """The files of an empty store.
+
+        Raises:
+            StoreError: the disk is full, or nearly so.
+        """
+        _check_room(folder, 0)
         (folder / _SHARD).mkdir()
         shard = edge.EdgeShard.create(str(folder / _SHARD), _config(identity))
         for name in KEYWORD_FIELDS:
@@ -98,6 +106,7 @@ class QdrantEdgeStore:
 
     def upsert(self, points: Sequence[WindowPoint]) -> None:
         """As `VectorStore.upsert`."""
+        _check_room(self._folder, sum(4 * point.frames_TE.numel() for point in points))
         batch: list[edge.Point] = []
         numbers = 0
         for window_id, point in check_points(points, self._identity.embed_dim).items():
@@ -121,6 +130,7 @@ class QdrantEdgeStore:
         check_delete(where)
         condition = None if meets_nothing(where) else _filter(where)
         if condition is not None:
+            _check_room(self._folder, 0)
             self._update(edge.UpdateOperation.delete_points_by_filter(condition))
 
     def search(
@@ -202,6 +212,7 @@ class QdrantEdgeStore:
 
     def optimise(self) -> None:
         """As `VectorStore.optimise`."""
+        _check_room(self._folder, sum(512 * p.stat().st_blocks for p in (self._folder / _SHARD).rglob("*")))
         with _edge_errors(self._folder):
             self._shard.optimize()
         self._flush()
@@ -243,6 +254,20 @@ def _edge_errors(folder: Path) -> Generator[None]:
         if not _is_databases(error):
             raise
         raise StoreError(f"{folder}: the database says: {error}") from None
+
+
+def _check_room(folder: Path, num_bytes: int) -> None:
+    """Refuse to write where there is too little room.
+
+    Raises:
+        StoreError: fewer bytes are free than twice what is to be written, and a reserve.
+    """
+    free, needed = shutil.disk_usage(folder).free, 2 * num_bytes + _RESERVE_BYTES
+    if free < needed:
+        raise StoreError(
+            f"{folder}: the disk is full: {free / 1e6:.1f} MB are free, and the database needs {needed / 1e6:.1f} MB; "
+            "what is in the store stays"
+        )
 
 
 def _is_databases(error: BaseException) -> bool:

@@ -31,7 +31,9 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError:
+    except OSError as error:
+        # a write that finds the disk full does not say where
+        error.filename = error.filename or str(path)
         partial.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
