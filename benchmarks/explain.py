@@ -14,7 +14,7 @@ activation maps of the last side block, a random order; and the shapes themselve
 What explaining costs is counted on a ViT-B/16 with random weights: bytes that are kept for the backward pass.
 
 Writes `benchmarks/results/explain.json` and the table in `docs/explain.md`. About three minutes of one core. `--work`
-keeps the trained model in a folder, and takes it from there when it is there already.
+keeps the trained model and what was measured in a folder, and takes them from there when they are there already.
 """
 
 from __future__ import annotations
@@ -323,15 +323,20 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        model = trained(options.work or Path(folder))
-    print("measuring", file=sys.stderr, flush=True)
+        work = options.work or Path(folder)
+        model = trained(work)
+        kept = work / f"found-{source_commit()}-{options.clips}.json"
+        if not kept.is_file():
+            print("measuring", file=sys.stderr, flush=True)
+            kept.write_text(json.dumps(measure(model, options.clips)), encoding="utf-8")
+        found = json.loads(kept.read_text(encoding="utf-8"))
     report = {
         "command": "python benchmarks/explain.py" + (f" --clips {options.clips}" if options.clips != CLIPS else ""),
         "side4video": __version__,
         "torch": torch.__version__,
         "commit": source_commit(),
         "hardware": hardware(),
-        "found": measure(model, options.clips),
+        "found": found,
         "costs": costs(),
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
