@@ -4,8 +4,8 @@
 
 In each file three bits of the compressed pictures are flipped, and nothing of the container. Then every third frame is
 read by its number and compared with the undamaged one. `refused`: an error, which is what a damaged frame should be.
-`right`: equal to the last bit (the damage is elsewhere). `slight`: no value differs by more than 16. `visible`: more than
-that. `other_number`: the picture shows another frame's number, because the decoder lost one or filled a hole with
+`right`: equal to the last bit (the damage is elsewhere). `slight`: no value differs by more than 16. `visible`: some.
+`other_number`: the picture shows another frame's number, because the decoder lost one or filled a hole with
 another. `logged`: damaged frames, not refused, of which the decoder wrote a line of error to its log.
 
 Settings: `shipped` is what the package does. The others set FFmpeg's `err_detect` for the decoder.

@@ -76,8 +76,8 @@ def jobs(material: Path) -> dict[str, Job]:
         words = training(out, *more)
         return [*words[:1], "--resume", *words[1:]] if (out / "run" / "config.yaml").is_file() else words
 
-    def cached(out: Path) -> str:
-        return f"cache.dir={out / 'cache'}"
+    def cached(out: Path) -> tuple[str, ...]:
+        return "--cache", str(out / "cache"), "--yes"
 
     def same(words: Callable[..., list[str]], name: str, digest: Callable[[Path], dict[str, str]]) -> Job:
         return Job(name, words, words, digest)
@@ -86,8 +86,8 @@ def jobs(material: Path) -> dict[str, Job]:
         "train": Job("train", training, going_on, _weights),
         "cache": Job(
             "cache",
-            lambda out: training(out, cached(out), "data.augment=none"),
-            lambda out: going_on(out, cached(out), "data.augment=none"),
+            lambda out: training(out, *cached(out)),
+            lambda out: going_on(out, *cached(out)),
             lambda out: {**_weights(out), **_files(out / "cache", "*.safetensors")},
         ),
         "prepare": same(
@@ -287,7 +287,11 @@ def summary(found: dict[str, Any]) -> dict[str, Any]:
     """Counts by command."""
     return {
         "kills": {
-            name: {"rounds": len(rounds), "killed": sum(r["killed"] > 0 for r in rounds), "equal": sum(r["equal"] for r in rounds)}
+            name: {
+                "rounds": len(rounds),
+                "killed": sum(r["killed"] > 0 for r in rounds),
+                "equal": sum(r["equal"] for r in rounds),
+            }
             for name, rounds in found["kills"].items()
         },
         "full": {

@@ -23,7 +23,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ class Outcome:
     counts: dict[str, int]
     seconds: float
     resident_mib: int
+    commit: str = ""
 
 
 def run_one(seed: int, work: Path, bases: Bases, limits: Limits, *, keep: bool = False) -> Outcome:
@@ -70,7 +71,6 @@ def run_one(seed: int, work: Path, bases: Bases, limits: Limits, *, keep: bool =
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     reading, writing = os.pipe()
-    before = _resident_bytes()
     begun = time.monotonic()
     pid = os.fork()
     if pid == 0:
@@ -93,9 +93,9 @@ def run_one(seed: int, work: Path, bases: Bases, limits: Limits, *, keep: bool =
     _, status, usage = os.wait4(pid, 0)
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)
-    grown = max(0, usage.ru_maxrss * 1024 - before)
     answers = [json.loads(line) for line in text.split(b"\n")[:-1]]
-    named = answers[0] if answers else {"family": "?", "mutation": "?"}
+    named = answers[0] if answers else {"family": "?", "mutation": "?", "resident": 0}
+    grown = max(0, usage.ru_maxrss * 1024 - named["resident"])
     said = answers[-1] if len(answers) > 1 else None
     judged = _judge_end(os.waitstatus_to_exitcode(status), is_late=is_late, said=said)
     if judged.outcome in ALLOWED and grown > limits.resident_mib * MIB:
@@ -132,7 +132,7 @@ def _child(seed: int, folder: Path, bases: Bases, limits: Limits, answers: int) 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.chdir(folder)
         rng, family = _begin(seed)
-        _say(answers, {"family": family, "mutation": "?"})
+        _say(answers, {"family": family, "mutation": "?", "resident": _resident_bytes()})
         mutation, judged = CASES[family][1](rng, folder, bases)
         _say(answers, {"mutation": mutation, **asdict(judged)})
         status = 0
@@ -176,13 +176,13 @@ def campaign(
     folder_cases.warm(work)
     record = work / "outcomes.jsonl"
     done = _read_record(record)
-    begun = time.monotonic()
+    begun, commit = time.monotonic(), source_commit()
     with record.open("a", encoding="utf-8") as file:
         for seed in range(first, first + inputs):
             if seconds is not None and time.monotonic() - begun > seconds:
                 break
             if seed not in done and _begin(seed)[1].startswith(family):
-                done[seed] = run_one(seed, work, bases, limits)
+                done[seed] = replace(run_one(seed, work, bases, limits), commit=commit or "")
                 file.write(json.dumps(asdict(done[seed])) + "\n")
                 file.flush()
     return [done[seed] for seed in sorted(done) if first <= seed < first + inputs]
@@ -207,6 +207,7 @@ def summary(outcomes: list[Outcome]) -> dict[str, Any]:
         "outcomes": {name: sum(o.outcome == name for o in outcomes) for name in (*ALLOWED, *FAILURES)},
         "families": families,
         "frames": dict(sorted(frames.items())),
+        "commits": dict(Counter(o.commit for o in outcomes)),
         "most_cpu_seconds": max((o.seconds for o in outcomes), default=0),
         "most_resident_mib": max((o.resident_mib for o in outcomes), default=0),
         "failures": [asdict(o) for o in outcomes if o.outcome in FAILURES],
@@ -221,6 +222,7 @@ def main() -> None:
     parser.add_argument("--only", type=int, help="this seed alone, and all that it says")
     parser.add_argument("--seconds", type=float, help="stop after so long")
     parser.add_argument("--family", default="", help="only inputs of the families that begin so")
+    parser.add_argument("--no-long", action="store_true", help="without the videos of ten hours, which take room")
     parser.add_argument("--work", type=Path, required=True, help="bases and the record of outcomes")
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
@@ -233,9 +235,8 @@ def main() -> None:
         print(json.dumps(asdict(run_one(args.only, args.work, bases, limits, keep=True)), indent=1))
         print(f"its files: {args.work / 'inputs' / str(args.only)}", file=sys.stderr)
         return
-    outcomes = campaign(
-        args.first_seed, args.inputs, args.work, limits=limits, seconds=args.seconds, family=args.family
-    )
+    options = {"seconds": args.seconds, "family": args.family, "with_long": not args.no_long}
+    outcomes = campaign(args.first_seed, args.inputs, args.work, limits=limits, **options)
     found = summary(outcomes)
     words = f"--inputs {args.inputs} --first-seed {args.first_seed}"
     write_json(

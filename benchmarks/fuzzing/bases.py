@@ -1,4 +1,4 @@
-"""The undamaged files that inputs are made from: numbered pictures in every container and codec, drawn and encoded once.
+"""The undamaged files that inputs are made from: numbered pictures in every container and codec, encoded once.
 
 Frame n of a base shows the number n (`tests/assets/make_assets.py`), so a frame says by itself which one it is.
 """

@@ -1,4 +1,4 @@
-"""Damage that knows the container: boxes of mp4 and mov, elements of mkv and webm, chunks of avi, packets of MPEG-TS."""
+"""Damage that knows the container: boxes of mp4 and mov, elements of mkv, chunks of avi, packets of MPEG-TS."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from fuzzing.bases import TESTS, Bases
+from fuzzing.bases import Bases
 from fuzzing.bytes_mutations import mutate
 from fuzzing.outcome import Judged, Stopped, attempt
 from fuzzing.text_mutations import damage
@@ -34,7 +34,6 @@ from side4video.search.footage import FileState
 from side4video.search.library import LibraryIdentity, make_library, open_library
 from side4video.training.checkpoint import RunFolder
 
-assert TESTS.is_dir()
 from run.retrieval_runs import write_retrieval_run  # isort: skip
 
 Case = Callable[[random.Random, Path, Bases], tuple[str, Judged]]

@@ -12,6 +12,7 @@ import os
 import pickle
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,31 @@ TABLE = "path,label,start,end,num_frames\n" + "".join(
 LISTS: dict[str, tuple[str, str]] = {
     "table": ("list.csv", TABLE),
     "tab table": ("list.tsv", TABLE.replace(",", "\t")),
-    "jsonl": ("list.jsonl", "".join(json.dumps({"path": f"{n}.mp4", "label": "ab"[i % 2], "start": i}) + "\n" for i, n in enumerate(NAMES))),
+    "jsonl": (
+        "list.jsonl",
+        "".join(json.dumps({"path": f"{n}.mp4", "label": "ab"[i % 2], "start": i}) + "\n" for i, n in enumerate(NAMES)),
+    ),
     "list": ("list.txt", "".join(f"{name} {20 + number} {number % 3}\n" for number, name in enumerate(NAMES))),
-    "list of files": ("list.txt", "".join(f"some folder/{name}.mp4 {number % 3}\n" for number, name in enumerate(NAMES))),
-    "something": ("train.json", json.dumps([{"id": str(100 + i), "template": f"Moving [something] {'up' if i % 2 else 'down'}"} for i in range(6)])),
-    "something v1": ("train.csv", "".join(f"{100 + number};Moving something {'up' if number % 2 else 'down'}\n" for number in range(6))),
-    "kinetics": ("train.csv", "label,youtube_id,time_start,time_end,split\n" + "".join(f"{'ski' if i % 2 else 'sing'},{n},{i},{i + 10},train\n" for i, n in enumerate(NAMES))),
-}  # fmt: skip
+    "list of files": (
+        "list.txt",
+        "".join(f"some folder/{name}.mp4 {number % 3}\n" for number, name in enumerate(NAMES)),
+    ),
+    "something": (
+        "train.json",
+        json.dumps(
+            [{"id": str(100 + i), "template": f"Moving [something] {'up' if i % 2 else 'down'}"} for i in range(6)]
+        ),
+    ),
+    "something v1": (
+        "train.csv",
+        "".join(f"{100 + number};Moving something {'up' if number % 2 else 'down'}\n" for number in range(6)),
+    ),
+    "kinetics": (
+        "train.csv",
+        "label,youtube_id,time_start,time_end,split\n"
+        + "".join(f"{'ski' if i % 2 else 'sing'},{n},{i},{i + 10},train\n" for i, n in enumerate(NAMES)),
+    ),
+}
 CLASSES: dict[str, tuple[str, str]] = {
     "class lines": ("classes.txt", "walk\nrun\njump left\njump right\n"),
     "class table": ("classes.csv", "id,name\n0,walk\n1,run\n2,jump\n"),
@@ -58,18 +77,49 @@ CLASSES: dict[str, tuple[str, str]] = {
     "class list": ("classes.json", json.dumps(["walk", "run", "jump"])),
 }
 CAPTIONS: dict[str, dict[str, str]] = {
-    "table": {"captions.csv": "video,caption,start,end\n" + "".join(f'{n}.mp4,"{c.replace(chr(34), chr(34) * 2)}",0,{i + 1}\n' for i, (n, c) in enumerate(zip(NAMES, _CAPTIONS, strict=True)))},
-    "jsonl": {"captions.jsonl": "".join(json.dumps({"video": f"{n}.mp4", "caption": c}) + "\n" for n, c in zip(NAMES, _CAPTIONS, strict=True))},
+    "table": {
+        "captions.csv": "video,caption,start,end\n"
+        + "".join(
+            f'{n}.mp4,"{c.replace(chr(34), chr(34) * 2)}",0,{i + 1}\n'
+            for i, (n, c) in enumerate(zip(NAMES, _CAPTIONS, strict=True))
+        )
+    },
+    "jsonl": {
+        "captions.jsonl": "".join(
+            json.dumps({"video": f"{n}.mp4", "caption": c}) + "\n" for n, c in zip(NAMES, _CAPTIONS, strict=True)
+        )
+    },
     "msrvtt": {
         "MSRVTT_train.9k.csv": "video_id\n" + "\n".join(NAMES) + "\n",
-        "MSRVTT_data.json": json.dumps({"sentences": [{"video_id": n, "caption": c} for n, c in zip(NAMES, _CAPTIONS, strict=True)]}),
+        "MSRVTT_data.json": json.dumps(
+            {"sentences": [{"video_id": n, "caption": c} for n, c in zip(NAMES, _CAPTIONS, strict=True)]}
+        ),
     },
-    "msvd": {"train_list.txt": "\n".join(NAMES) + "\n", "raw-captions.pkl": "", "youtube_mapping.txt": "".join(f"yt{n} {n}\n" for n in NAMES)},
-    "vatex": {"vatex_training_v1.0.json": json.dumps([{"videoID": n, "enCap": [c, "again"]} for n, c in zip(NAMES, _CAPTIONS, strict=True)])},
-    "didemo": {"train_list.txt": "\n".join(f"{n}.mp4" for n in NAMES) + "\n", "train_data.json": json.dumps([{"video": f"{n}.mp4", "description": c} for n, c in zip(NAMES, _CAPTIONS, strict=True)])},
-    "lsmdc": {"LSMDC16_annos_training.csv": "".join(f"{n}\t0\t1\t2\t3\t{c}\n" for n, c in zip(NAMES, _CAPTIONS, strict=True))},
-    "activitynet": {"train.json": json.dumps({f"v_{n}": {"sentences": [c], "duration": 3.5} for n, c in zip(NAMES, _CAPTIONS, strict=True)})},
-}  # fmt: skip
+    "msvd": {
+        "train_list.txt": "\n".join(NAMES) + "\n",
+        "raw-captions.pkl": "",
+        "youtube_mapping.txt": "".join(f"yt{n} {n}\n" for n in NAMES),
+    },
+    "vatex": {
+        "vatex_training_v1.0.json": json.dumps(
+            [{"videoID": n, "enCap": [c, "again"]} for n, c in zip(NAMES, _CAPTIONS, strict=True)]
+        )
+    },
+    "didemo": {
+        "train_list.txt": "\n".join(f"{n}.mp4" for n in NAMES) + "\n",
+        "train_data.json": json.dumps(
+            [{"video": f"{n}.mp4", "description": c} for n, c in zip(NAMES, _CAPTIONS, strict=True)]
+        ),
+    },
+    "lsmdc": {
+        "LSMDC16_annos_training.csv": "".join(f"{n}\t0\t1\t2\t3\t{c}\n" for n, c in zip(NAMES, _CAPTIONS, strict=True))
+    },
+    "activitynet": {
+        "train.json": json.dumps(
+            {f"v_{n}": {"sentences": [c], "duration": 3.5} for n, c in zip(NAMES, _CAPTIONS, strict=True)}
+        )
+    },
+}
 RECIPE = """# a recipe
 task: recognition
 memory: balanced
@@ -228,11 +278,13 @@ def _hostile_pickle(rng: random.Random, folder: Path) -> bytes:
     return pickle.dumps(rng.choice((call, {"clip0": [call]}, [call] * 3)), protocol=rng.choice((0, 1, 2, 3, 4, 5)))
 
 
+# each line names the one before nine times: a few hundred bytes that would be a billion words
+_LAUGHS = "a: &a [x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghi"))
 _YAML = (
     "!!python/object/apply:os.system ['touch owned']\n",
     "!!python/object/new:os.mkdir ['owned']\n",
     "x: !!python/name:os.system\n",
-    "a: &a [x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a]\nc: &c [*b, *b, *b, *b, *b, *b, *b, *b, *b]\nd: &d [*c, *c, *c, *c, *c, *c, *c, *c, *c]\ne: &e [*d, *d, *d, *d, *d, *d, *d, *d, *d]\nf: &f [*e, *e, *e, *e, *e, *e, *e, *e, *e]\ng: &g [*f, *f, *f, *f, *f, *f, *f, *f, *f]\nh: &h [*g, *g, *g, *g, *g, *g, *g, *g, *g]\n",
+    _LAUGHS,
     "a: &a\n  b: *a\n",
     "data: {train: &t [*t]}\n",
     "? [a, b]\n: c\n",
@@ -256,7 +308,7 @@ _YAML = (
     "data: null\n",
     "data: {train: null}\n",
     "data:\n  batch_size: " + "9" * 5000 + "\n",
-)  # fmt: skip
+)
 
 CASES: dict[str, tuple[int, Case]] = {
     "text: lists of clips": (7, lists),

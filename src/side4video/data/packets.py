@@ -46,6 +46,8 @@ _NEVER_REORDERS = frozenset(
 )
 # codecs whose decoders show frames before the first key frame that lack what they are predicted from
 NEEDS_KEY_SHOWN_FIRST = frozenset({"mpeg1video", "mpeg2video", "mpeg4"})
+# H.264 and HEVC hold back at most 16 pictures, or 32 fields
+_FARTHEST_MOVE = 32
 _VOP_START = b"\x00\x00\x01\xb6"
 _VOP_I, _VOP_B = 0, 2
 # what a packet takes in memory beside its content
@@ -312,7 +314,14 @@ def _pts_can_be_trusted(table: PacketTable, stream: VideoStream, name: str) -> b
         and first_shown == min(p for p in table.pts if p is not None)
         # two fields may come in two packets, and make one frame
         and (name == MP4 or is_progressive(stream.codec_context))
+        and not _moves_far(table.pts)
     )
+
+
+def _moves_far(pts: list[int | None]) -> bool:
+    """Whether the times would move a picture further than any codec may: then one of them is wrong."""
+    order = sorted(range(len(pts)), key=lambda i: pts[i] or 0)
+    return any(abs(rank - ordinal) > _FARTHEST_MOVE for rank, ordinal in enumerate(order))
 
 
 def _is_hidden(codec: str, packet: Packet[VideoStream]) -> bool:

@@ -352,6 +352,8 @@ def _found(record: edge.Record | edge.ScoredPoint, *, with_frames: bool, score: 
     window, norms_T = payload_window(record.payload or {})
     frames_TE: Tensor | None = None
     if with_frames:
-        vectors = cast("dict[str, Any]", record.vector)
-        frames_TE = join_frames(read_vectors(vectors[FRAMES]), norms_T)
+        rows = cast("dict[str, Any]", record.vector or {}).get(FRAMES)
+        if not rows or len(rows) != len(norms_T):
+            raise StoreError(f"damaged: {window.path}, window {window.number}, has lost its frame vectors")
+        frames_TE = join_frames(read_vectors(rows), norms_T)
     return FoundWindow(window, score, frames_TE)

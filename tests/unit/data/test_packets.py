@@ -254,3 +254,14 @@ def test_a_seek_that_goes_too_far_is_not_trusted(video: Video) -> None:
         table = read_table(container, stream, video("h264.mp4"), max_held_bytes=0)
         assert _after_seek(table, container, stream, "v.mp4", 12) is not None
         assert _after_seek(table, FarSeeker(container), stream, "v.mp4", 12) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["onegop.mp4", "onegop-hevc.mkv"])
+def test_one_time_that_is_far_off_moves_no_other_frame(video: Video, tmp_path: Path, name: str) -> None:
+    def far(ordinal: int, packet: av.Packet) -> bool:
+        if ordinal == 10:
+            packet.pts += 1 << 30
+        return True
+
+    remux(video(name), tmp_path / name, far)
+    assert numbers_read(tmp_path / name) == list(range(60))
