@@ -313,7 +313,7 @@ def main() -> None:
     parser.add_argument("--full", type=int, default=6)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--limit", action="store_true", help="RLIMIT_FSIZE instead of a small tmpfs")
-    parser.add_argument("--only", nargs="*", help="these commands only; nothing is written")
+    parser.add_argument("--only", nargs="*", help="these commands only, in place of what the result file has of them")
     args = parser.parse_args()
     commit = source_commit()
     with tempfile.TemporaryDirectory() as work:
@@ -323,9 +323,16 @@ def main() -> None:
         found = json.loads(json.dumps(found).replace(f"{work}/", ""))
     counts = summary(found)
     print(json.dumps(counts, indent=1))
-    if args.only:
-        print(json.dumps(found, indent=1))
-        return
+    for name, rounds in found["full"].items():
+        for wrong in (one for one in rounds if not one["equal"] or (one["code"] and not one["is_clear"])):
+            print(name, json.dumps(wrong, indent=1), file=sys.stderr)
+    for name, kills in found["kills"].items():
+        for wrong in (one for one in kills if not one["equal"]):
+            print(name, json.dumps(wrong, indent=1), file=sys.stderr)
+    if args.only and RESULT.is_file():
+        before = json.loads(RESULT.read_text(encoding="utf-8"))
+        found = {part: {**before[part], **found[part]} for part in ("kills", "full")}
+        counts = summary(found)
     words = f"--kills {args.kills} --full {args.full} --seed {args.seed}{' --limit' if args.limit else ''}"
     report = {"command": f"python benchmarks/campaigns.py {words}", "commit": commit, "hardware": hardware()}
     disk = "no file may grow beyond the size (RLIMIT_FSIZE)" if args.limit else "a tmpfs of the size"
