@@ -19,7 +19,7 @@ from side4video.app.recognise import Looks
 from side4video.data.decode import VideoReader
 from side4video.data.transforms import TestTransform, crop_boxes, resized_size
 from side4video.explain.attribution import explain_clip
-from side4video.explain.overlay import overlay
+from side4video.explain.painting import overlay
 from side4video.tasks.recognition import VideoClassifier
 
 _PICTURE_SIDE = 360

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from side4video.explain.attribution import Explanation
-from side4video.explain.overlay import overlay
+from side4video.explain.painting import overlay
 
 FRAMES_PER_ROW = 8
 _FRAME_WIDTH = 168
