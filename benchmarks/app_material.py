@@ -53,12 +53,12 @@ def write_video(
     return path
 
 
-def write_train_clips(folder: Path, *, each: int = 6) -> Path:
-    """A folder a class, with short clips."""
+def write_train_clips(folder: Path, *, each: int = 14) -> Path:
+    """`train` and `val`, with a folder of short clips a class."""
     for place, name in enumerate(CLASSES):
         for number in range(each):
-            colour = name.split()[0]
-            write_video(folder / name / f"{number}.mp4", [(colour, 1.0)], seed=100 * place + number)
+            split = "train" if number else "val"
+            write_video(folder / split / name / f"{number}.mp4", [(name.split()[0], 0.6)], seed=100 * place + number)
     return folder
 
 
@@ -70,11 +70,11 @@ def train_classifier(clips: Path, out: Path, *, width: int = 24) -> Path:
     settings = {
         **TINY,
         "side.width": width,
-        "data.train": str(clips),
-        "data.val": str(clips),
+        "data.train": str(clips / "train"),
+        "data.val": str(clips / "val"),
         "data.workers": 0,
-        "data.batch_size": 6,
-        "optim.epochs": 5,
+        "data.batch_size": 5,
+        "optim.epochs": 2,
         "optim.lr": 0.01,
         "optim.warmup_epochs": 0,
     }

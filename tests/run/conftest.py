@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from run.app_pages import AppMaterial, make_app_material
 from run.retrieval_runs import write_retrieval_run
 from run.small_runs import CLASSES, TRAIN_CLIPS, VAL_CLIPS, draw_clip, settings
 from side4video.cli.main import main
@@ -55,3 +56,9 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / ("day" if number % 2 else "night") / f"{number}.mp4"
         draw_clip(path, CLASSES[number % 3], seed=number, num_frames=10 * (number + 1))
     return folder
+
+
+@pytest.fixture(scope="session")
+def app_material(tmp_path_factory: pytest.TempPathFactory) -> AppMaterial:
+    """A classifier of colours, trained; a retrieval run; a library; videos to upload. Copy what you change."""
+    return make_app_material(tmp_path_factory.mktemp("app"))

@@ -190,6 +190,7 @@ class Clips:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         self._known: OrderedDict[FoundMoment, Playing] = OrderedDict()
+        self._original: OrderedDict[FoundMoment, Playing] = OrderedDict()
         self._guard = threading.Lock()
 
     def play(self, found: FoundMoment) -> Playing:
@@ -201,9 +202,14 @@ class Clips:
         """
         path = check_unchanged(found)
         moment = found.moment
-        media_type = None if path.is_dir() else browser_type(path)
+        # a player asks for many parts of a file
+        if found in self._original:
+            return self._original[found]
+        media_type = None if path.is_dir() or found in self._known else browser_type(path)
         if media_type is not None:
-            return Playing(path, media_type, moment.start_seconds, moment.end_seconds)
+            original = Playing(path, media_type, moment.start_seconds, moment.end_seconds)
+            keep(self._original, found, original, _MAX_CLIPS)
+            return original
         with self._guard:
             if found in self._known:
                 return self._known[found]

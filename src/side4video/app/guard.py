@@ -29,6 +29,7 @@ from side4video.app.web import (
 
 _SAFE = frozenset({"GET", "HEAD"})
 _LOGIN, _STATIC = "/login", "/static/"
+_PAGES = frozenset({"/", "/logout"})  # what a browser shows; all else is asked for by scripts
 _POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -46,7 +47,8 @@ _HEADERS = {
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+    # not "no-referrer", with which browsers send forms with the origin "null"
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=(), browsing-topics=()",
@@ -103,7 +105,7 @@ class Guard:
             if self._needs_password and not is_open:
                 refuse = JSONResponse({"error": "log in first"}, 401)
                 ask = RedirectResponse("/login", 303)
-                await (ask if path == "/" else refuse)(scope, receive, send_guarded)
+                await (ask if path in _PAGES else refuse)(scope, receive, send_guarded)
                 return
             if not self._needs_password and not is_open:
                 new_cookie, session = self._sessions.create(is_trusted=True)

@@ -31,6 +31,8 @@ class Limits:
     max_side: int = 4096
     max_pixels: int = 4096 * 2304
     max_fps: float = 250.0
+    max_work_seconds: float = 1800.0
+    """A stage of the work on one video that takes longer is given up."""
     idle_seconds: float = 30.0
     """An upload that sends nothing for so long has ended."""
 

@@ -99,7 +99,8 @@ def write_playable(
                     frame.pts, frame.time_base = round(time * _TICKS), Fraction(1, _TICKS)
                     mux(stream.encode(frame))
                 progress(sequence.fraction)
-                may_grow(target.stat().st_size)
+                # nothing is there before the first packet
+                may_grow(target.stat().st_size if target.exists() else 0)
             mux(stream.encode())
             for packet in waiting:
                 packet.duration = max(1, round(sequence.duration_seconds * _TICKS) - (packet.pts or 0))

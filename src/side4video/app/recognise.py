@@ -89,11 +89,15 @@ class Looks:
     sampler: FrameSampler
     transform: MiddleCrop
 
-    def read(self, reader: VideoReader) -> Tensor:
+    def read(self, reader: VideoReader, progress: Callable[[float], None]) -> Tensor:
         """All views as `clips_VTCHW`."""
         clips = self.sampler.test(reader.info.num_frames, NUM_CLIPS)
         needed = sorted({index for clip in clips for index in clip})
-        frames_UCHW = torch.cat([self.transform(part_TCHW) for part_TCHW in self.in_parts(reader, needed)])
+        parts: list[Tensor] = []
+        for part_TCHW in self.in_parts(reader, needed):
+            parts.append(self.transform(part_TCHW))
+            progress(sum(map(len, parts)) / len(needed))
+        frames_UCHW = torch.cat(parts)
         place = {index: number for number, index in enumerate(needed)}
         return torch.stack([frames_UCHW[[place[index] for index in clip]] for clip in clips])
 
@@ -124,8 +128,11 @@ class Recognisers:
         limits = self._limits
         with VideoReader(path, max_side=limits.max_side, max_pixels=limits.max_pixels) as reader:
             for (_, looks), runs in self._groups.items():
-                clips_VTCHW = looks.read(reader)
-                progress((len(found) + 0.5 * len(runs)) / len(self.runs))
+
+                def tell(share: float, before: int = len(found), more: int = len(runs)) -> None:
+                    progress((before + 0.5 * share * more) / len(self.runs))
+
+                clips_VTCHW = looks.read(reader, tell)
                 models = [run.model for run in runs if isinstance(run.model, VideoClassifier)]
                 for run, scores_K in zip(runs, score_views(models, clips_VTCHW, self.runtime), strict=True):
                     if not bool(torch.isfinite(scores_K).all()):

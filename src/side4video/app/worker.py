@@ -10,10 +10,12 @@ import heapq
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from side4video.app.limits import in_time
 from side4video.app.refusal import RefusalError
 from side4video.app.videos import Video, Videos
 from side4video.errors import Side4VideoError, VideoError
@@ -125,10 +127,15 @@ class Worker:
     def _run(self, stage: Stage, video: Video) -> bool:
         """Run one stage; True when nothing can follow it."""
 
+        limit = self._videos.limits.max_work_seconds
+        deadline = time.monotonic() + limit
+
         def tell(share: float) -> None:
             video.progress = share
             if video.is_cancelled or self._stops:
                 raise CancelledError
+            if time.monotonic() > deadline:
+                raise RefusalError(413, f"this video takes more than {in_time(limit)} here and was given up")
 
         try:
             stage.run(video, tell)

@@ -226,6 +226,18 @@ def test_a_stage_that_fails_is_told_and_the_next_video_is_served(
         assert "secret details" in caplog.text
 
 
+def test_a_stage_that_takes_too_long_is_given_up(temp: Path, clip: bytes) -> None:
+    def run(_video: Video, progress: Progress) -> None:
+        for _ in range(1000):
+            time.sleep(0.01)
+            progress(0.1)
+
+    with open_page(temp, limits=Limits(max_work_seconds=0.1), run=run) as client:
+        video = settled(client, client.post("/api/videos", content=clip).json()["id"])
+        assert video["state"] == "failed"
+        assert "takes more than 0 s here and was given up" in video["error"]
+
+
 def test_old_videos_are_removed_and_others_are_not(temp: Path, clip: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("side4video.app.page._SWEEP_SECONDS", 0.05)
     with open_page(temp, limits=Limits(keep_seconds=0.4)) as client:

@@ -31,6 +31,15 @@ async function refusal(file, limits) {
   return (await ask("/api/state")).refusal;
 }
 
+// half of a letter, which some systems allow in names, cannot be encoded
+function inHeader(name) {
+  try {
+    return encodeURIComponent(name);
+  } catch {
+    return "video";
+  }
+}
+
 export async function upload(file, limits, onDone) {
   const bar = el("progress", { max: 1, value: 0, "aria-label": `Upload of ${file.name}` });
   const state = el("p", { class: "hint" }, "checking …");
@@ -69,7 +78,7 @@ export async function upload(file, limits, onDone) {
   if (reason) return fail(sentence(reason));
   request = new XMLHttpRequest();
   request.open("POST", "/api/videos");
-  request.setRequestHeader("X-File-Name", encodeURIComponent(file.name));
+  request.setRequestHeader("X-File-Name", inHeader(file.name));
   request.setRequestHeader("Content-Type", "application/octet-stream");
   request.upload.onprogress = (event) => {
     bar.value = event.loaded / event.total;

@@ -7,7 +7,7 @@ const TABS = [
   ["classes", "Classes", drawClasses],
   ["timeline", "Timeline", drawTimeline],
   ["explain", "What mattered", drawExplain],
-  ["find", "Find in this video", drawFind],
+  ["find", "Find", drawFind],
 ];
 
 export class Viewer {
