@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from side4video.backbones import FrozenBackbone, LayerTokens, create_backbone, list_backbones
     from side4video.build import load_run as load
     from side4video.build_hub import from_pretrained, push_to_hub
+    from side4video.build_predictions import predict
     from side4video.errors import Side4VideoError
     from side4video.official import from_official
     from side4video.side import SideNetwork, SideSpec
@@ -35,6 +36,7 @@ __all__ = [
     "from_pretrained",
     "list_backbones",
     "load",
+    "predict",
     "push_to_hub",
 ]
 
@@ -52,6 +54,7 @@ _HOMES = {
     "from_pretrained": ("side4video.build_hub", "from_pretrained"),
     "list_backbones": ("side4video.backbones", "list_backbones"),
     "load": ("side4video.build", "load_run"),
+    "predict": ("side4video.build_predictions", "predict"),
     "push_to_hub": ("side4video.build_hub", "push_to_hub"),
 }
 

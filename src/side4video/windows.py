@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -50,6 +51,18 @@ class WindowPlan:
     def __post_init__(self) -> None:
         if self.size < 1 or self.stride < 1:
             raise ValueError(f"a window's size and stride must be at least 1; got {self.size} and {self.stride}")
+
+
+class SeenClips(Protocol):
+    """Clips whose frames have passed the backbone, whoever ran them."""
+
+    def run(self, side: SideNetwork) -> SideOutput:
+        """What a side network says of them."""
+        ...
+
+    def layer(self, tap: int) -> LayerTokens:
+        """Their tokens of one frozen block."""
+        ...
 
 
 @dataclass(frozen=True)

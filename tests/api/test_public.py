@@ -30,6 +30,7 @@ PUBLIC = {
     "from_pretrained",
     "list_backbones",
     "load",
+    "predict",
     "push_to_hub",
 }
 

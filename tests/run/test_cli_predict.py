@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import side4video
 from run.small_runs import CLASSES, draw_clip, settings
 from side4video import load
 from side4video.build import pixel_format
@@ -103,19 +104,80 @@ def test_several_runs_share_one_pass_and_say_what_each_says_alone(
 
     from side4video.backbones.base import FrozenBackbone
 
-    passes: list[object] = []
+    passes: list[torch.Tensor] = []
     stream = FrozenBackbone.stream
 
     def counted(self: FrozenBackbone, *args: Any, **kwargs: Any) -> Any:
-        passes.append(args)
+        passes.append(args[0])
         return stream(self, *args, **kwargs)
 
     monkeypatch.setattr(FrozenBackbone, "stream", counted)
     together = predict(capsys, trained, other, video)
-    assert len(passes) == 1
+    # beside it, the plan counted shapes
+    assert len([clip for clip in passes if not clip.is_meta]) == 1
     assert [entry["run"] for entry in together] == [str(trained), str(other)]
     for entry, own in zip(together, alone, strict=True):
         assert entry["frames_decoded"] == own["frames_decoded"]
         assert [item["label"] for item in entry["predictions"]] == [item["label"] for item in own["predictions"]]
         for item, expected in zip(entry["predictions"], own["predictions"], strict=True):
             assert item["score"] == pytest.approx(expected["score"], abs=1e-6)
+
+
+def test_classifiers_and_retrieval_runs_together(
+    trained: Path, retrieval_run: Path, clips: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from side4video.backbones.base import FrozenBackbone
+
+    passes: list[object] = []
+    stream = FrozenBackbone.stream
+
+    def counted(self: FrozenBackbone, *args: Any, **kwargs: Any) -> Any:
+        passes.append(self)
+        return stream(self, *args, **kwargs)
+
+    video, texts = clips / "val" / "grow" / "0.mp4", ["--text", "a red square", "--text", "a blue circle"]
+    (own,) = predict(capsys, trained, video)
+    (said,) = predict(capsys, retrieval_run, video, *texts)
+    assert {item["label"] for item in said["predictions"]} == {"a red square", "a blue circle"}
+    assert said["frames_decoded"] == 5
+    monkeypatch.setattr(FrozenBackbone, "stream", counted)
+    monkeypatch.setattr("side4video.cli.predict.plan_rows", lambda scorers: [])
+    monkeypatch.setattr("side4video.cli.predict.show_plan", lambda rows: None)
+    together = predict(capsys, trained, retrieval_run, video, *texts)
+    assert len(passes) == 2, "their crops differ"
+    assert len({id(backbone) for backbone in passes}) == 1, "the backbone is loaded once"
+    for entry, alone in zip(together, (own, said), strict=True):
+        for item, expected in zip(entry["predictions"], alone["predictions"], strict=True):
+            assert item["label"] == expected["label"]
+            assert item["score"] == pytest.approx(expected["score"], abs=1e-5)
+    passes.clear()
+    same = predict(capsys, trained, retrieval_run, video, *texts, "--same-pixels")
+    assert len(passes) == 1
+    assert same[0] == together[0]
+    assert same[1]["predictions"][0]["score"] != together[1]["predictions"][0]["score"]
+
+
+def test_the_plan_of_a_shared_pass(
+    trained: Path, retrieval_run: Path, clips: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = clips / "val" / "grow" / "0.mp4"
+    words = ["predict", str(trained), str(retrieval_run), str(video), "--text", "a red square"]
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert "2 runs, 2 passes of a frozen model" in err
+    assert "a red square" in out
+    assert main([*words, "--same-pixels"]) == 0
+    err = capsys.readouterr().err
+    assert "2 runs, one pass of the frozen model" in err
+    assert "the same pass" in err
+
+
+def test_the_same_in_python(trained: Path, clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video = clips / "val" / "grow" / "0.mp4"
+    (entry,) = predict(capsys, trained, video, "--top-k", "2")
+    ((prediction,),) = side4video.predict([trained], [video], top_k=2).values()
+    assert [{"label": label, "score": score} for label, score in prediction.top] == entry["predictions"]
+    with pytest.raises(side4video.Side4VideoError, match=r"no\.mp4: no such file"):
+        side4video.predict([trained], ["no.mp4"])
+    with pytest.raises(side4video.Side4VideoError, match="runs, clips and top_k must be at least 1; got 0, 4 and 5"):
+        side4video.predict([], [video])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from side4video.cli.console import fail, note, progress_bar, show_table
 from side4video.cli.main import BAD_INPUT, DONE, WRONG_DATA, Outcome
+from side4video.cli.pass_plan import plan_rows, show_plan
 from side4video.cli.timelines import add_timeline_arguments, check_timeline_options, run_timelines
 from side4video.cli.video_paths import find_videos
 from side4video.cli.views import parse_views
@@ -87,14 +88,21 @@ def run(options: argparse.Namespace) -> Outcome:
         return run_timelines(options, found, overrides)
 
     # torch comes in here: everything above is checked without it
-    from side4video.cli.prediction import Prediction, Unreadable, predict_videos
+    from side4video.build_predictions import Prediction, Unreadable, make_looks, predict_videos
+    from side4video.build_streaming import load_scorers
 
+    loaded = load_scorers(
+        found.runs, overrides=overrides, sentences=options.text or (), same_pixels=options.same_pixels
+    )
+    looks = make_looks(loaded, clips=views.clips, crops=views.crops)
+    if len(found.runs) > 1:
+        show_plan(plan_rows(loaded.scorers))
     entries: list[dict[str, Any]] = []
-    shown: list[tuple[Path, Prediction]] = []
+    shown: list[tuple[str, Prediction]] = []
     num_unreadable = 0
     with progress_bar() as bar:
         task = bar.add_task("predicting", total=len(found.videos))
-        for video in predict_videos(found.runs, found.videos, views=views, overrides=overrides, top_k=options.top_k):
+        for video in predict_videos(loaded, looks, found.videos, top_k=options.top_k):
             bar.advance(task)
             if isinstance(video, Unreadable):
                 num_unreadable += 1
@@ -111,16 +119,16 @@ def run(options: argparse.Namespace) -> Outcome:
     return Outcome(code, entries)
 
 
-def _as_json(run_path: Path, prediction: Any, *, name_run: bool) -> dict[str, Any]:
+def _as_json(run_path: str, prediction: Any, *, name_run: bool) -> dict[str, Any]:
     return {
         "path": str(prediction.path),
-        **({"run": str(run_path)} if name_run else {}),
+        **({"run": run_path} if name_run else {}),
         "predictions": [{"label": label, "score": score} for label, score in prediction.top],
         "frames_decoded": prediction.frames_decoded,
     }
 
 
-def _show(shown: Sequence[tuple[Path, Any]], runs: Sequence[Path]) -> None:
+def _show(shown: Sequence[tuple[str, Any]], runs: Sequence[Path]) -> None:
     from rich.table import Table
 
     table = Table(show_edge=False, pad_edge=False)
@@ -131,8 +139,10 @@ def _show(shown: Sequence[tuple[Path, Any]], runs: Sequence[Path]) -> None:
     table.add_column("score", justify="right")
     for run_path, prediction in shown:
         for rank, (label, score) in enumerate(prediction.top):
-            names = [str(prediction.path), *([str(run_path)] if len(runs) > 1 else [])]
+            names = [str(prediction.path), *([run_path] if len(runs) > 1 else [])]
             cells = names if rank == 0 else [""] * len(names)
             last = 0 < rank == len(prediction.top) - 1
-            table.add_row(*cells, label, f"{100 * score:.1f} %", end_section=last)
+            table.add_row(
+                *cells, label, f"{100 * score:.1f} %" if prediction.exclusive else f"{score:.3f}", end_section=last
+            )
     show_table(table)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from side4video.cli.console import fail, note, progress_bar, show_table
 from side4video.cli.main import BAD_INPUT, DONE, WRONG_DATA, Outcome
+from side4video.cli.pass_plan import plan_rows, show_plan
 from side4video.cli.video_paths import Found
 from side4video.errors import ConfigError, VideoError
 from side4video.streaming.clock import clock
@@ -122,6 +123,8 @@ def _make(
     loaded = load_scorers(
         found.runs, overrides=overrides, sentences=options.text or (), same_pixels=options.same_pixels
     )
+    if len(found.runs) > 1:
+        show_plan(plan_rows(loaded.scorers))
     for scorer in loaded.scorers:
         settings.plan(scorer.num_frames)
     lines: list[Timeline] = []

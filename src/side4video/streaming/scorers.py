@@ -18,7 +18,7 @@ from side4video.data.transforms import TestTransform
 from side4video.side.network import SideNetwork
 from side4video.tasks.recognition import VideoClassifier
 from side4video.tasks.retrieval import VideoTextModel
-from side4video.windows import Windows
+from side4video.windows import SeenClips
 
 Transform = Callable[[Tensor], Tensor]
 """uint8 frames TCHW of any size to normalised float32 of the input size; equal ones (`==`) give equal pixels."""
@@ -70,7 +70,7 @@ class Scorer(Protocol):
         """Whether it looks at the last frozen block too, whether or not its side network taps it."""
         ...
 
-    def scores(self, windows: Windows) -> Tensor:
+    def scores(self, windows: SeenClips) -> Tensor:
         """`scores_BK` of windows whose frames have passed the backbone, float32 on the CPU."""
         ...
 
@@ -101,7 +101,7 @@ class ClassScorer:
         """Its frozen model."""
         return self.model.backbone
 
-    def scores(self, windows: Windows) -> Tensor:
+    def scores(self, windows: SeenClips) -> Tensor:
         """`scores_BK`: softmax over the classes."""
         logits_BK = self.model.head(self.model.encode_windows(windows).mean(1))
         return logits_BK.float().softmax(-1).cpu()
@@ -134,7 +134,7 @@ class SentenceScorer:
         """Its frozen model."""
         return self.model.backbone
 
-    def scores(self, windows: Windows) -> Tensor:
+    def scores(self, windows: SeenClips) -> Tensor:
         """`scores_BK`: similarities, which have no fixed scale."""
         frames_BTE = self.model.encode_windows(windows).float()
         mask_BT = torch.ones(frames_BTE.shape[:2], dtype=torch.bool, device=frames_BTE.device)

@@ -16,7 +16,7 @@ from side4video.errors import CheckpointError
 from side4video.model import Side4Video, make_side_network
 from side4video.side.network import MemoryMode, SideNetwork
 from side4video.side.spec import SideSpec
-from side4video.windows import Windows
+from side4video.windows import SeenClips
 
 TRAINED_PARTS = ("side", "head")
 
@@ -87,7 +87,7 @@ class VideoClassifier(nn.Module):
         """For a process without clips while others have some: see `FrozenBackbone.take_part`."""
         self.backbone.take_part(self.side.taps)
 
-    def encode_windows(self, windows: Windows) -> Tensor:
+    def encode_windows(self, windows: SeenClips) -> Tensor:
         """`frames_BTS` of windows whose frames have passed the backbone; their mean over time is `features_BS`."""
         return windows.run(self.side).frames_BTS
 

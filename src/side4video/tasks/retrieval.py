@@ -27,7 +27,7 @@ from side4video.model import Side4Video, make_side_network
 from side4video.side.network import MemoryMode, SideNetwork
 from side4video.side.spec import SideSpec
 from side4video.tasks.similarity import MeanPooling, WeightedTokenInteraction
-from side4video.windows import Windows
+from side4video.windows import SeenClips
 
 Interaction = Literal["wti", "mean"]
 MAX_LOGIT_SCALE = 4.605170185988092  # ln 100
@@ -137,7 +137,7 @@ class VideoTextModel(nn.Module):
         output, last = self.video.forward_with_last(clip_BTCHW, stored)
         return self.frame_head(self.backbone, last, output.frames_BTS @ self.side_proj)
 
-    def encode_windows(self, windows: Windows) -> Tensor:
+    def encode_windows(self, windows: SeenClips) -> Tensor:
         """`frames_BTE` of windows whose frames have passed the backbone, as `encode_video` gives them; the stream must
         tap the last block too."""
         output = windows.run(self.side)

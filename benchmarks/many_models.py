@@ -1,0 +1,129 @@
+"""What three classifiers on one pass of the frozen model cost beside one classifier alone.
+
+    python benchmarks/many_models.py [--quick] [--rounds 7] [--out benchmarks/results/many_models.json]
+
+ViT-B/16 at 224 px, random weights, random pixels, no download. A video of 16 frames is looked at as two clips of 8, by
+one classifier and by three with weights of their own, over one pass (`streaming/together.py`, which is what `predict`
+with several runs does); the two take turns, and the ratio is the median over rounds. The frozen model is in bf16 (what
+`auto` takes on CPUs with bf16 units, with `train.precision=bf16`) or in float32. FLOPs are counted on shapes, a
+multiply-add as two. Largest difference: between each classifier's scores over the shared pass and over its own, in
+float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from side4video.backbones.create import create_backbone
+from side4video.data.transforms import PixelFormat, TestTransform
+from side4video.streaming.cost import clip_cost
+from side4video.streaming.scorers import ClassScorer, MiddleCrop
+from side4video.streaming.together import ClipJob, score_together
+from side4video.training.files import write_json
+from side4video.training.provenance import hardware, source_commit
+from side4video.version import __version__
+from timeline import BASE, MODELS, TIMED, add_side
+
+RESULT = Path(__file__).parent / "results" / "many_models.json"
+NUM_FRAMES, NUM_CLIPS, NUM_MODELS = 8, 2, 3
+PIXELS = MiddleCrop(TestTransform(PixelFormat((224, 224), (0.5,) * 3, (0.5,) * 3)))
+
+
+def make_jobs(name: str, backbone: Any) -> list[ClipJob]:
+    """Three classifiers with weights of their own, and the clips that each wants."""
+    places_VT = torch.arange(NUM_CLIPS * NUM_FRAMES).view(NUM_CLIPS, NUM_FRAMES)
+    models = [add_side(backbone, *MODELS[name][1:], seed=10 * number) for number in range(NUM_MODELS)]
+    for model in models:
+        model.requires_grad_(requires_grad=False)
+    scorers = [ClassScorer(str(number), model, NUM_FRAMES, PIXELS) for number, model in enumerate(models)]
+    return [ClipJob(scorer, places_VT) for scorer in scorers]
+
+
+def measure(jobs: list[ClipJob], frames_FCHW: Tensor, rounds: int, context: AbstractContextManager[Any]) -> Any:
+    """Seconds of one and of all; a first round warms up."""
+    wall: list[tuple[float, float]] = []
+    cpu: list[tuple[float, float]] = []
+    with context:
+        for number in range(rounds + 1):
+            marks = [(time.perf_counter(), time.process_time())]
+            for some in (jobs[:1], jobs):
+                score_together(some, frames_FCHW)
+                marks.append((time.perf_counter(), time.process_time()))
+            if number:
+                wall.append((marks[1][0] - marks[0][0], marks[2][0] - marks[1][0]))
+                cpu.append((marks[1][1] - marks[0][1], marks[2][1] - marks[1][1]))
+    return {
+        "one_seconds": round(statistics.median(one for one, _ in wall), 3),
+        "three_seconds": round(statistics.median(three for _, three in wall), 3),
+        "times_one": round(statistics.median(three / one for one, three in wall), 3),
+        "times_one_min": round(min(three / one for one, three in wall), 3),
+        "times_one_max": round(max(three / one for one, three in wall), 3),
+        "times_one_cpu_seconds": round(statistics.median(three / one for one, three in cpu), 3),
+    }
+
+
+def main() -> None:
+    """Count, measure, compare, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="light in bf16 only, one round; writes nothing")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    frames_FCHW = torch.randn(NUM_CLIPS * NUM_FRAMES, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    flops: dict[str, Any] = {}
+    times: dict[str, Any] = {}
+    differences: dict[str, float] = {}
+    for precision in ("bf16",) if options.quick else ("bf16", "fp32"):
+        backbone = create_backbone(BASE, pretrained=False, precision=precision)
+        for name in TIMED[:1] if options.quick else TIMED:
+            jobs = make_jobs(name, backbone)
+            cost = clip_cost(jobs[0].scorer)
+            assert cost.frozen_flops is not None
+            one = cost.frozen_flops + cost.side_flops
+            three = cost.frozen_flops + NUM_MODELS * cost.side_flops
+            flops[name] = {"one_gflops": round(one / 1e9, 1), "times_one": round(three / one, 3)}
+            context = torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+            rounds = 1 if options.quick else options.rounds if precision == "bf16" else max(3, options.rounds // 2)
+            times[f"{name}, {precision}"] = measure(jobs, frames_FCHW, rounds, context)
+            print(name, precision, json.dumps(flops[name]), json.dumps(times[f"{name}, {precision}"]), flush=True)
+            if precision == "fp32":
+                together = score_together(jobs, frames_FCHW)
+                clips_VTCHW = frames_FCHW.unflatten(0, (NUM_CLIPS, NUM_FRAMES))
+                with torch.no_grad():
+                    alone = [job.scorer.model(clips_VTCHW).softmax(-1) for job in jobs]  # pyright: ignore[reportAttributeAccessIssue]
+                differences[name] = max(
+                    float((found - own).abs().max()) for found, own in zip(together, alone, strict=True)
+                )
+    if options.quick:
+        return
+    report = {
+        "command": " ".join(["python", *sys.argv]),
+        "commit": source_commit(),
+        "version": __version__,
+        "torch": torch.__version__,
+        "hardware": hardware(),
+        "threads": options.threads,
+        "clips": NUM_CLIPS,
+        "clip_frames": NUM_FRAMES,
+        "rounds": options.rounds,
+        "flops": flops,
+        "seconds": times,
+        "largest_difference_of_scores": differences,
+    }
+    write_json(options.out, report)
+
+
+if __name__ == "__main__":
+    main()
