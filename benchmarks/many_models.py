@@ -36,7 +36,7 @@ from timeline import BASE, MODELS, TIMED, add_side
 
 RESULT = Path(__file__).parent / "results" / "many_models.json"
 NUM_FRAMES, NUM_CLIPS, NUM_MODELS = 8, 2, 3
-PIXELS = MiddleCrop(TestTransform(PixelFormat((224, 224), (0.5,) * 3, (0.5,) * 3)))
+PIXELS = MiddleCrop(TestTransform(PixelFormat((224, 224), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))))
 
 
 def make_jobs(name: str, backbone: Any) -> list[ClipJob]:
