@@ -8,6 +8,7 @@ import math
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from threading import Lock
 
 from side4video.app.refusal import RefusalError
@@ -19,19 +20,20 @@ _MAX_ADDRESSES = 10_000
 
 class Password:
     """Checks passwords. A visitor's address has `tries` wrong ones a minute, everybody together twenty times as many.
+    `clock` gives the time in seconds.
 
     Raises:
         ConfigError: a password that is too short.
     """
 
-    def __init__(self, password: str, *, tries: int = 6) -> None:
+    def __init__(self, password: str, *, tries: int = 6, clock: Callable[[], float] = time.monotonic) -> None:
         if len(password) < MIN_LENGTH:
             raise ConfigError(f"the password must have at least {MIN_LENGTH} characters; got {len(password)}")
         # scrypt makes each guess dear, also for whoever gets hold of the memory
         self._salt = secrets.token_bytes(16)
         self._digest = self._hash(password)
         self._buckets: OrderedDict[str | None, tuple[float, float]] = OrderedDict()
-        self._tries, self._guard = tries, Lock()
+        self._tries, self._clock, self._guard = tries, clock, Lock()
 
     def check(self, given: str, address: str) -> bool:
         """Whether it is the password.
@@ -56,7 +58,7 @@ class Password:
 
     def _take(self, key: str | None, most: int) -> float:
         """Use up one try; seconds to wait when there is none. Tries come back evenly over a minute."""
-        now = time.monotonic()
+        now = self._clock()
         with self._guard:
             left, since = self._buckets.pop(key, (float(most), now))
             left = min(float(most), left + (now - since) * most / 60)
