@@ -150,14 +150,16 @@ def _library(out: Path) -> dict[str, str]:
     return json.loads(text) if text else {}
 
 
-def make_material(folder: Path) -> None:
-    """Clips, a published data set, a trained run and a retrieval run."""
+def make_material(folder: Path, *, with_run: bool = True) -> None:
+    """Clips, a published data set, a retrieval run, and a trained run where it is needed."""
     for split, count, first in (("train", 4, 0), ("val", 2, 100)):
         for label, name in enumerate(CLASSES):
             for number in range(count):
                 draw_clip(folder / "clips" / split / name / f"{number}.mp4", name, seed=first + 10 * label + number)
     draw_ssv2(folder / "ssv2")
     write_retrieval_run(folder / "retrieval")
+    if not with_run:
+        return
     data = [str(folder / "clips" / "train"), "--val", str(folder / "clips" / "val")]
     status, _ = run(["train", *data, "--out", str(folder / "trained"), "--epochs", "1", *settings()], folder)
     assert status == 0, (folder / "log").read_text()
@@ -261,7 +263,7 @@ def measure(
 ) -> dict[str, Any]:
     """All campaigns; `only` names some of the jobs."""
     draw = random.Random(seed)
-    make_material(folder)
+    make_material(folder, with_run=only is None or bool({"evaluate", "timeline"} & {*only}))
     found: dict[str, Any] = {"kills": {}, "full": {}}
     for name, job in jobs(folder).items():
         if only is not None and name not in only:
@@ -277,8 +279,11 @@ def measure(
         found["kills"][name] = [kill(job, folder, whole, seconds, draw) for _ in range(kills)]
         found["full"][name] = []
         while len(found["full"][name]) < full:
-            most = max(sizes) if limit else sum(blocks)
-            one = fill(job, folder, whole, draw.randrange(4096, max(8192, most)), sum(sizes), limit=limit)
+            # with a limit on single files, the largest must be too large
+            size = (
+                draw.randrange(max(sizes) // 4, max(sizes)) if limit else draw.randrange(4096, max(8192, sum(blocks)))
+            )
+            one = fill(job, folder, whole, size, sum(sizes), limit=limit)
             found["full"][name].append(one)
     return found
 
@@ -312,6 +317,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--full", type=int, default=6)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--limit", action="store_true", help="RLIMIT_FSIZE instead of a small tmpfs")
     parser.add_argument("--only", nargs="*", help="these commands only, in place of what the result file has of them")
     args = parser.parse_args()
@@ -329,14 +335,14 @@ def main() -> None:
     for name, kills in found["kills"].items():
         for wrong in (one for one in kills if not one["equal"]):
             print(name, json.dumps(wrong, indent=1), file=sys.stderr)
-    if args.only and RESULT.is_file():
-        before = json.loads(RESULT.read_text(encoding="utf-8"))
+    if args.only and args.out.is_file():
+        before = json.loads(args.out.read_text(encoding="utf-8"))
         found = {part: {**before[part], **found[part]} for part in ("kills", "full")}
         counts = summary(found)
     words = f"--kills {args.kills} --full {args.full} --seed {args.seed}{' --limit' if args.limit else ''}"
     report = {"command": f"python benchmarks/campaigns.py {words}", "commit": commit, "hardware": hardware()}
     disk = "no file may grow beyond the size (RLIMIT_FSIZE)" if args.limit else "a tmpfs of the size"
-    write_json(RESULT, {**report, "disk": disk, "summary": counts, **found})
+    write_json(args.out, {**report, "disk": disk, "summary": counts, **found})
 
 
 if __name__ == "__main__":
