@@ -18,6 +18,7 @@ PAGE = DOCS / "results.md"
 # a file's first word -> what is measured, and the page that has its numbers
 ABOUT = {
     "app": ("the web page under load", "app.md"),
+    "bitstream": ("flipped bits in videos", "trust.md"),
     "camera": ("motion of a camera over real photographs, beside DINOv2", "smoke.md"),
     "decode": ("reading 8 of 300 frames, beside other decoders", "results.md#decoding"),
     "demo": ("the demo over three seeds", "results.md#the-demo"),

@@ -13,9 +13,10 @@ from types import ModuleType
 
 import pytest
 
-from api.docs_blocks import OTHER, PROGRAMS, ROOT, SHELL, Typed, blocks, side4video_words, typed
+import side4video
+from api.docs_blocks import OTHER, PAGES, PROGRAMS, ROOT, SHELL, Typed, blocks, side4video_words, typed
 from side4video.cli.main import COMMANDS, make_parser
-from side4video.config.describe import setting_groups
+from side4video.config.describe import known_settings, setting_groups
 from side4video.config.load import load_settings, shipped_recipes
 from side4video.config.variants import expand
 
@@ -112,3 +113,23 @@ def test_every_page_is_in_the_navigation_and_every_link_leads_somewhere() -> Non
             if "://" in target or target.startswith("#"):
                 continue
             assert (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
+
+
+def test_settings_that_are_named_exist() -> None:
+    known, files = known_settings(), {"safetensors", "csv", "json", "txt", "mp4", "py", "yaml"}
+    groups = "|".join(setting_groups())
+    found = 0
+    for page in PAGES:
+        for key in re.findall(rf"`((?:{groups})\.[a-z_0-9]+)(?:[= ][^`]*)?`", page.read_text(encoding="utf-8")):
+            if key.rpartition(".")[2] not in files:
+                found += 1
+                assert key in known, f"{page.name}: there is no setting {key!r}"
+    assert found > 100
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8").splitlines()
+    # the error is shown with its whole family
+    assert "::: side4video.errors" in reference
+    for name in set(side4video.__all__) - {"__version__", "Side4VideoError"}:
+        assert f"::: side4video.{name}" in reference
