@@ -77,7 +77,7 @@ def _section(line: Timeline) -> dict[str, Any]:
             colour=colours[label],
             area=_area(scores_FK[:, label], times, seconds, low, scale),
             level=100 - 100 * min(1.0, max(0.0, (float(line.threshold_K[label]) - low) / scale)),
-            shown=clock(sum(p.end_seconds - p.start_seconds for p in line.segments if p.label == line.labels[label])),
+            shown=_seen(line, line.labels[label]),
             spans=[part for part in segments if part["label"] == line.labels[label]],
         )
         for label in order[:MAX_LANES]
@@ -140,6 +140,12 @@ def _area(scores_F: Tensor, times: Sequence[float], seconds: float, low: float, 
         height = 100 - 100 * min(1.0, max(0.0, (score - low) / scale))
         parts.append(f"L{1000 * start / seconds:.1f} {height:.1f}H{1000 * end / seconds:.1f}")
     return "".join([*parts, "L1000 100Z"])
+
+
+def _seen(line: Timeline, label: str) -> str:
+    """How long a label is seen, or nothing."""
+    seconds = sum(part.end_seconds - part.start_seconds for part in line.segments if part.label == label)
+    return clock(seconds) if seconds else ""
 
 
 def _shown(score: float, *, exclusive: bool) -> str:
