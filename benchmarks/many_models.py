@@ -85,8 +85,8 @@ def table(report: dict[str, Any]) -> str:
     lines += [
         "",
         f"A clip of 8 frames, one classifier against three on the same pass. Time is the median of {report['rounds']} "
-        f"rounds in which the two take turns; {machine}. Largest difference between a classifier's scores on the shared "
-        f"pass and on its own: {largest:.0e}. Commit {report['commit'][:7]}, `{report['command']}`.",
+        f"rounds in which the two take turns; {machine}. Largest difference between a classifier's scores on the "
+        f"shared pass and on its own: {largest:.0e}. Commit {report['commit'][:7]}, `{report['command']}`.",
     ]
     return "\n".join(lines)
 

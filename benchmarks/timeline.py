@@ -203,9 +203,9 @@ def table(report: dict[str, Any]) -> str:
     largest = max(report["largest_difference_of_scores"].values())
     lines += [
         "",
-        f"Time is the median of {report['rounds']} rounds in which the two take turns; {machine}. Every window by itself "
-        f"would be {apart:.1f} passes. Largest difference between a window's scores and those of its frames as a clip: "
-        f"{largest:.0e}. Commit {report['commit'][:7]}, `{report['command']}`.",
+        f"Time is the median of {report['rounds']} rounds in which the two take turns; {machine}. Every window by "
+        f"itself would be {apart:.1f} passes. Largest difference between a window's scores and those of its frames "
+        f"as a clip: {largest:.0e}. Commit {report['commit'][:7]}, `{report['command']}`.",
     ]
     return "\n".join(lines)
 

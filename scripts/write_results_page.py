@@ -27,6 +27,7 @@ ABOUT = {
     "floor": ("distance from the arithmetic that cannot be left out", "benchmarks.md"),
     "fuzz": ("mutated videos and lists", "trust.md"),
     "index": ("`kill -9` while indexing", "search.md"),
+    "many": ("three classifiers on one pass", "many-models.md"),
     "memory": ("peak of a training step by mode", "memory.md"),
     "peers": ("memory and arithmetic beside other methods", "benchmarks.md"),
     "plan": ("what a plan itself takes", "memory.md"),
