@@ -95,8 +95,8 @@ def campaigns_table(report: dict[str, Any]) -> str:
         full, rounds = report["summary"]["full"][name], report["full"][name]
         refused = [r for r in rounds if r["code"] != 0]
         lines.append(
-            f"| {name} | {kills['killed']} | {kills['equal']} of {kills['rounds']} | {len(refused)} | {full['clear']} | "
-            f"{full['equal']} of {full['rounds']} |"
+            f"| {name} | {kills['killed']} | {kills['equal']} of {kills['rounds']} | {len(refused)} | {full['clear']} "
+            f"| {full['equal']} of {full['rounds']} |"
         )
     return "\n".join([*lines, "", f"The disk: {report['disk']}. {_source(report)}"])
 

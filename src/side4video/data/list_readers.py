@@ -153,7 +153,7 @@ def _number(file: Path, line: int, values: dict[str, object], name: str, read: C
         return None
     try:
         return read(str(value))
-    except ValueError:
+    except (ValueError, OverflowError):
         allowed = "a whole number from 1" if name == "num_frames" else "seconds from 0"
         raise DataError(f"{shown(file)}, line {line}: {name} must be {allowed}; got {value!r}") from None
 
