@@ -6,7 +6,7 @@ value where that is above one, since float32 rounds in proportion.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,16 +56,18 @@ def clips_of(frames_TCHW: Tensor, num_frames: int, sizes: Sizes) -> list[Tensor]
 
 
 @torch.no_grad()
-def compare(part: Part, run: Runner, clips: Sequence[Tensor], *, limited: bool = False) -> Difference:
+def compare(
+    part: Part, run: Runner, clips: Sequence[Tensor], *, limits: Mapping[str, tuple[int, int]] | None = None
+) -> Difference:
     """How far a file's outputs are from the model's; not a number counts as infinitely far.
 
-    `limited` leaves out what is below the part's limits.
+    What is outside `limits`, the least and the most that a free size may be, is left out.
     """
     by_output = {spec.name: 0.0 for spec in part.outputs}
     same, rows, compared = 0, 0, 0
     for clip_BTCHW in clips:
         tensors = part.feed(clip_BTCHW)
-        if limited and not _within_limits(part, tensors):
+        if not _within(limits or {}, part, tensors):
             continue
         wanted = part.module(*tensors)
         wanted = list(wanted) if isinstance(wanted, tuple) else [wanted]
@@ -76,17 +78,19 @@ def compare(part: Part, run: Runner, clips: Sequence[Tensor], *, limited: bool =
         best = found[0].argmax(-1) == wanted[0].argmax(-1)
         same, rows = same + int(best.sum()), rows + best.numel()
         compared += len(clip_BTCHW)
-    assert compared, "no clip was within the limits of the part"
+    assert compared, "no clip was within the limits"
     return Difference(max(by_output.values()), by_output, compared, same / rows)
 
 
-def _within_limits(part: Part, tensors: Sequence[Tensor]) -> bool:
+def _within(limits: Mapping[str, tuple[int, int]], part: Part, tensors: Sequence[Tensor]) -> bool:
     sizes = [
         (word, size)
         for spec, tensor in zip(part.inputs, tensors, strict=True)
         for word, size in zip(spec.shape, tensor.shape, strict=True)
     ]
-    return all(size >= part.limits[word][0] for word, size in sizes if isinstance(word, str) and word in part.limits)
+    return all(
+        limits[word][0] <= size <= limits[word][1] for word, size in sizes if isinstance(word, str) and word in limits
+    )
 
 
 def _far(mine: Tensor, theirs: Tensor, *, scaled: bool) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config
 
 from side4video.errors import ConfigError
-from side4video.export.parts import MAX_SIZE, Part, TensorSpec
+from side4video.export.parts import LEAST, MAX_SIZE, Part, TensorSpec
 
 RECORD = "side4video.json"
+_VIOLATED = "Constraints violated"
 # no two sizes of one part are equal: what belongs together must show in the names, not in the numbers
 _TRACED = {"batch": 2, "frames": 5, "captions": 3, "words": 7, "videos": 4}
 # torch types neither of the two
@@ -24,34 +27,55 @@ _shapes: Any = _config
 _DTYPES = {"float32": torch.float32, "int64": torch.int64, "bool": torch.bool}
 
 
-def trace(part: Part) -> ExportedProgram:
+@dataclass(frozen=True)
+class Traced:
+    """A program, and the least and the most that each of its free sizes may be where the program is run by torch."""
+
+    program: ExportedProgram
+    limits: dict[str, tuple[int, int]]
+
+
+def trace(part: Part) -> Traced:
     """The part as a program. Nothing is computed: the tensors are stand-ins.
+
+    Sizes of 1 are sizes like others, where torch lets them: some of its operations lay memory out otherwise for one,
+    and then the least is two. A file of ONNX knows no such difference.
 
     Raises:
         ConfigError: an operation of the model cannot be exported, or not with free sizes.
     """
     limits = {name: part.limits.get(name, (1, MAX_SIZE)) for name in sorted(_free(part))}
+    try:
+        try:
+            program = _export(part, limits)
+        except RuntimeError as error:
+            if _VIOLATED not in str(error):
+                raise
+            limits = {name: (max(LEAST, least), most) for name, (least, most) in limits.items()}
+            program = _export(part, limits)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ConfigError(f"{part.name}: this model cannot be exported: {_first_line(error)}") from error
+    # a file would carry the stand-ins
+    program.example_inputs = None
+    _forget_sources(program)
+    return Traced(program, limits)
+
+
+def _export(part: Part, limits: Mapping[str, tuple[int, int]]) -> ExportedProgram:
     dims = {name: Dim(name, min=least, max=most) for name, (least, most) in limits.items()}
     shapes = tuple(
         {axis: dims[size] for axis, size in enumerate(spec.shape) if isinstance(size, str)} for spec in part.inputs
     )
-    example = tuple(_stand_in(spec) for spec in part.inputs)
     # modules that take any number of tensors see them as one argument
-    variadic = part.module.forward.__code__.co_flags & 0x04
-    try:
-        # sizes of 1 are sizes like others, else a file would refuse clips of one or two frames
-        with torch.no_grad(), _shapes.patch(backed_size_oblivious=True), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.export.export(
-                part.module, example, dynamic_shapes=(shapes,) if variadic else shapes, strict=False
-            )
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ConfigError(f"{part.name}: this model cannot be exported: {_first_line(error)}") from error
-    # a file would carry the stand-ins, and refuse one clip of one frame for the sake of a memory layout
-    program.example_inputs = None
-    program._guards_code = [guard for guard in program._guards_code if not guard.endswith("!= 1")]  # pyright: ignore[reportPrivateUsage]
-    _forget_sources(program)
-    return program
+    variadic = part.module.forward.__code__.co_flags & inspect.CO_VARARGS
+    with torch.no_grad(), _shapes.patch(backed_size_oblivious=True), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.export.export(
+            part.module,
+            tuple(_stand_in(spec) for spec in part.inputs),
+            dynamic_shapes=(shapes,) if variadic else shapes,
+            strict=False,
+        )
 
 
 def write_pt2(program: ExportedProgram, record: Mapping[str, Any], path: Path) -> None:

@@ -143,25 +143,24 @@ def _write(
 ) -> Exported:
     here = workshop / path.name
     progress(f"{path.name}: tracing")
-    program = trace(part)
+    traced = trace(part)
     progress(f"{path.name}: writing")
     matrices = None
     precision = "int8" if int8 else "float32"
     own_record = part_record(record, part, precision=precision)
     if file_format(path) == "pt2":
-        write_pt2(program, own_record, here)
-        run = open_pt2(here)
+        write_pt2(traced.program, own_record | {"limits": traced.limits}, here)
+        run, limits = open_pt2(here), traced.limits
     else:
         source = workshop / f"float32.{path.name}" if int8 else here
-        write_onnx(program, part, own_record, source, external_above=external_above)
-        del program
+        write_onnx(traced.program, part, own_record, source, external_above=external_above)
         if int8:
             matrices = write_int8(source, here, own_record, external_above=external_above)
             for left in (source, data_file(source)):
                 left.unlink(missing_ok=True)
-        run = open_onnx(here, part)
+        run, limits = open_onnx(here, part), {}
     progress(f"{path.name}: comparing with the model")
-    difference = compare(part, run, clips, limited=file_format(path) == "pt2")
+    difference = compare(part, run, clips, limits=limits)
     kept = difference.largest <= limit
     return Exported(path, part.name, precision, file_bytes(here), difference, limit, kept, matrices)
 

@@ -22,7 +22,6 @@ PART = Part(
     (TensorSpec("clip", ("batch", "frames", 3, 2, 2)),),
     (TensorSpec("logits", ("batch", 3)), TensorSpec("scores", ("batch", 3))),
     lambda clip: (clip,),
-    {"batch": (2, 9)},
 )
 FRAMES = torch.arange(5.0)[:, None, None, None].expand(5, 3, 2, 2) * torch.tensor([1.0, 2.0, 3.0])[:, None, None]
 
@@ -68,7 +67,7 @@ def test_what_is_no_number_or_of_another_shape_is_infinitely_far() -> None:
     assert found.same_best == 0.0
 
 
-def test_what_is_below_a_parts_limits_is_left_out_only_when_it_says_so() -> None:
+def test_what_is_outside_the_limits_is_left_out() -> None:
     seen: list[int] = []
 
     def run(tensors: tuple[Tensor, ...]) -> list[Tensor]:
@@ -76,6 +75,6 @@ def test_what_is_below_a_parts_limits_is_left_out_only_when_it_says_so() -> None
         return list(PART.module(*tensors))
 
     clips = clips_of(FRAMES, 4, Sizes())
-    assert compare(PART, run, clips, limited=True).clips == 3
+    assert compare(PART, run, clips, limits={"batch": (2, 9)}).clips == 3
     assert seen == [3]
     assert compare(PART, run, clips).clips == 5

@@ -12,6 +12,7 @@ from torch import Tensor
 from side4video.errors import ConfigError
 from side4video.export import write
 from side4video.export.parts import Sizes
+from side4video.export.trace import Traced
 from side4video.export.write import export_model, file_format, planned_paths
 from unit.export.small_models import NUM_FRAMES, make_classifier
 
@@ -26,11 +27,11 @@ def test_a_file_that_is_too_far_from_the_model_is_not_kept(
     honest = write.trace
 
     def after_the_trace(part: object) -> object:
-        program = honest(part)  # pyright: ignore[reportArgumentType]
+        traced = honest(part)  # pyright: ignore[reportArgumentType]
         # what a wrong translation looks like
-        bias_K = program.state_dict["model.head.bias"]
-        program.state_dict["model.head.bias"] = torch.nn.Parameter(bias_K.detach() + torch.arange(5) * 1e-2)
-        return program
+        bias_K = traced.program.state_dict["model.head.bias"]
+        traced.program.state_dict["model.head.bias"] = torch.nn.Parameter(bias_K.detach() + torch.arange(5) * 1e-2)
+        return traced
 
     monkeypatch.setattr(write, "trace", after_the_trace)
     (done,) = export_model(model, RECORD, tmp_path / "m.pt2", frames_TCHW, sizes=FIXED)
@@ -46,7 +47,7 @@ def test_a_full_disk_leaves_nothing_behind(
         path.write_bytes(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(write, "trace", lambda _: None)
+    monkeypatch.setattr(write, "trace", lambda _: Traced(None, {}))  # pyright: ignore[reportArgumentType]
     monkeypatch.setattr(write, "write_pt2", full)
     with pytest.raises(OSError, match="No space left"):
         export_model(make_classifier("open_clip"), RECORD, tmp_path / "m.pt2", frames_TCHW, sizes=FIXED)
@@ -56,13 +57,18 @@ def test_a_full_disk_leaves_nothing_behind(
 def test_a_pt2_file_holds_the_record_and_no_place_of_this_machine(tmp_path: Path, frames_TCHW: Tensor) -> None:
     said: list[str] = []
     out = tmp_path / "m.pt2"
-    (done,) = export_model(make_classifier("open_clip"), RECORD, out, frames_TCHW, sizes=FIXED, progress=said.append)
+    (done,) = export_model(make_classifier("open_clip"), RECORD, out, frames_TCHW, progress=said.append)
     assert done.kept
+    # one clip of one frame was among them: a memory layout must not forbid it
+    assert done.difference.clips == 5
     assert said == ["m.pt2: tracing", "m.pt2: writing", "m.pt2: comparing with the model"]
     extra = {"side4video.json": ""}
     program = torch.export.load(out, extra_files=extra)
     about = json.loads(extra["side4video.json"])
     assert (about["part"], about["num_frames"]) == ("full", NUM_FRAMES)
+    assert about["limits"] == {"batch": [1, 1 << 16], "frames": [1, 1 << 16]}
+    # an equation among its guards would be a size of the tensors that it was traced with
+    assert not any("==" in guard for guard in program._guards_code)  # pyright: ignore[reportPrivateUsage]
     assert program.module()(torch.zeros(2, NUM_FRAMES, 3, 32, 32))[1].shape == (2, 5)
     with zipfile.ZipFile(out) as archive:
         content = b"".join(archive.read(name) for name in archive.namelist())
