@@ -91,7 +91,8 @@ def write_playable(
 
             for chunk in sequence:
                 small_TCHW = _shrunk(chunk.frames_TCHW)
-                stream.height, stream.width = small_TCHW.shape[2:]
+                if not stream.codec_context.is_open:
+                    stream.height, stream.width = small_TCHW.shape[2:]
                 for time, pixels_HWC in zip(
                     chunk.times, small_TCHW.permute(0, 2, 3, 1).contiguous().numpy(), strict=True
                 ):

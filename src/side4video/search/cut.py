@@ -73,7 +73,8 @@ def _write(path: Path, chunks: Iterable[Tensor], ticks: Sequence[int], rate: Fra
             # players want even sides
             padding = (0, frames_TCHW.shape[3] % 2, 0, frames_TCHW.shape[2] % 2)
             even_TCHW = F.pad(frames_TCHW.float(), padding, mode="replicate").byte() if any(padding) else frames_TCHW
-            stream.height, stream.width = even_TCHW.shape[2:]
+            if not stream.codec_context.is_open:
+                stream.height, stream.width = even_TCHW.shape[2:]
             for pixels_HWC in even_TCHW.permute(0, 2, 3, 1).contiguous().numpy():
                 frame = av.VideoFrame.from_ndarray(pixels_HWC, format="rgb24")
                 frame.pts, frame.time_base = next(numbers), Fraction(1, _TICKS)

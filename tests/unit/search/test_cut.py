@@ -52,6 +52,15 @@ def test_up_to_the_end_and_beyond(videos: Path, tmp_path: Path) -> None:
         assert cut.info.duration_seconds == pytest.approx(0.2, abs=0.01)
 
 
+def test_large_frames_are_cut_in_several_parts(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("side4video.search.cut._CHUNK_BYTES", 1)
+    cut_clip(videos / "h264.ts", 0.0, 99.0, tmp_path / "whole.mp4")
+    with VideoReader(videos / "h264.ts") as source, VideoReader(tmp_path / "whole.mp4") as cut:
+        assert cut.info.num_frames == source.info.num_frames > 12
+        numbers = [read_number(frame.numpy()) for frame in cut.read(range(cut.info.num_frames))]
+    assert numbers == list(range(len(numbers)))
+
+
 def test_what_cannot_be_cut(videos: Path, tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="no such file"):
         cut_clip(tmp_path / "gone.mp4", 0, 1, tmp_path / "cut.mp4")
