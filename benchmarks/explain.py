@@ -24,7 +24,7 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ FILLS = ("mean colour", "median frame")
 RANDOM_ORDERS = 4
 CLIPS = 4
 STEP_COUNTS = (1, 4, 8, 16)
-CASES_FOR_STEPS = 12
+FIRST_SEED = 10_000
 TOUCHED = 0.15
 """A patch counts as part of a shape when the shape covers this share of it."""
 METHODS = {
@@ -183,54 +183,69 @@ def localisation(case: Case, map_TYX: Tensor) -> tuple[float, float]:
     return float(hit_T[visible_T].float().mean()), inside
 
 
-def measure(model: VideoClassifier, clips_per_class: int, *, first_seed: int = 10_000) -> dict[str, Any]:
-    """Everything but the costs."""
-    names = model.class_names or ()
-    drawn = [
-        draw_case(model, name, first_seed + 1000 * k + number)
-        for k, name in enumerate(names)
-        for number in range(clips_per_class)
-    ]
+def measure_class(model: VideoClassifier, class_name: str, clips: int) -> dict[str, Any]:
+    """Everything of the clips of one class, clip by clip."""
+    place = (model.class_names or ()).index(class_name)
+    drawn = [draw_case(model, class_name, FIRST_SEED + 1000 * place + number) for number in range(clips)]
     cases = [case for case in drawn if case is not None]
-    generator = torch.Generator().manual_seed(0)
-    fallen: dict[str, list[Tensor]] = {name: [] for name in METHODS}
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in METHODS}
+    generator = torch.Generator().manual_seed(place)
+    rows: list[dict[str, Any]] = []
     for case in cases:
+        row: dict[str, Any] = {
+            "probability": case.probability,
+            "on_shapes": float(case.shapes_TYX.float().mean()),
+            "methods": {},
+        }
         for name, maps in maps_of(model, case, generator).items():
-            fallen[name].append(torch.stack([drops(model, case, one) for one in maps]).mean(0))
-            hits = [localisation(case, one) for one in maps]
-            found[name].append((statistics.mean(h for h, _ in hits), statistics.mean(m for _, m in hits)))
+            found = [localisation(case, one) for one in maps]
+            row["methods"][name] = {
+                "drops": torch.stack([drops(model, case, one) for one in maps]).mean(0).tolist(),
+                "hit": statistics.mean(hit for hit, _ in found),
+                "inside": statistics.mean(inside for _, inside in found),
+            }
+        rows.append(row)
+    # of one clip a class: how much the sum lacks with few steps
+    return {"drawn": len(drawn), "rows": rows, "missing": missing(model, cases[0]) if cases else {}}
+
+
+def missing(model: VideoClassifier, case: Case) -> dict[str, float]:
+    """By the number of steps: what the contributions lack, as a share of what they stand for."""
+    found = {n: explain_clip(model, case.clip_BTCHW, case.target, steps=n) for n in STEP_COUNTS}
+    return {str(n): abs(one.missing) / abs(one.evidence - one.baseline) for n, one in found.items()}
+
+
+def summary(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """All classes together."""
+    rows = [row for part in parts for row in part["rows"]]
+    lacking = [part["missing"] for part in parts if part["missing"]]
+
+    def mean(values: Iterable[float]) -> float:
+        return round(statistics.mean(values), 4)
+
     return {
-        "clips": len(drawn),
-        "clips_named_rightly": len(cases),
-        "classes": len(names),
-        "share_of_patches_on_shapes": round(statistics.mean(float(c.shapes_TYX.float().mean()) for c in cases), 4),
-        "mean_probability": round(statistics.mean(case.probability for case in cases), 4),
+        "clips": sum(part["drawn"] for part in parts),
+        "clips_named_rightly": len(rows),
+        "classes": len(parts),
+        "share_of_patches_on_shapes": mean(row["on_shapes"] for row in rows),
+        "mean_probability": mean(row["probability"] for row in rows),
         "methods": {
             name: {
                 "probability_drop": {
-                    fill: {f"{share:g}": round(float(value), 4) for share, value in zip(SHARES, row, strict=True)}
-                    for fill, row in zip(FILLS, torch.stack(fallen[name]).mean(0), strict=True)
+                    fill: {
+                        f"{share:g}": mean(row["methods"][name]["drops"][i][j] for row in rows)
+                        for j, share in enumerate(SHARES)
+                    }
+                    for i, fill in enumerate(FILLS)
                 },
-                "first_patch_on_shape": round(statistics.mean(h for h, _ in found[name]), 4),
-                "map_on_shapes": round(statistics.mean(m for _, m in found[name]), 4),
+                "first_patch_on_shape": mean(row["methods"][name]["hit"] for row in rows),
+                "map_on_shapes": mean(row["methods"][name]["inside"] for row in rows),
             }
             for name in METHODS
         },
-        "missing_of_the_sum": missing(model, cases[:: max(1, len(cases) // CASES_FOR_STEPS)]),
+        "missing_of_the_sum": {
+            str(n): round(statistics.median(part[str(n)] for part in lacking), 4) for n in STEP_COUNTS
+        },
     }
-
-
-def missing(model: VideoClassifier, cases: list[Case]) -> dict[str, float]:
-    """By the number of steps: the median of what the contributions lack, as a share of what they stand for."""
-    result: dict[str, float] = {}
-    for steps in STEP_COUNTS:
-        lacking: list[float] = []
-        for case in cases:
-            one = explain_clip(model, case.clip_BTCHW, case.target, steps=steps)
-            lacking.append(abs(one.missing) / abs(one.evidence - one.baseline))
-        result[str(steps)] = round(statistics.median(lacking), 4)
-    return result
 
 
 def kept_bytes(function: Callable[[], object]) -> int:
@@ -325,18 +340,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = options.work or Path(folder)
         model = trained(work)
-        kept = work / f"found-{source_commit()}-{options.clips}.json"
-        if not kept.is_file():
-            print("measuring", file=sys.stderr, flush=True)
-            kept.write_text(json.dumps(measure(model, options.clips)), encoding="utf-8")
-        found = json.loads(kept.read_text(encoding="utf-8"))
+        parts: list[dict[str, Any]] = []
+        for name in model.class_names or ():
+            kept = work / f"{name}-{source_commit()}-{options.clips}.json"
+            if not kept.is_file():
+                print(f"measuring {name}", file=sys.stderr, flush=True)
+                kept.write_text(json.dumps(measure_class(model, name, options.clips)), encoding="utf-8")
+            parts.append(json.loads(kept.read_text(encoding="utf-8")))
     report = {
         "command": "python benchmarks/explain.py" + (f" --clips {options.clips}" if options.clips != CLIPS else ""),
         "side4video": __version__,
         "torch": torch.__version__,
         "commit": source_commit(),
         "hardware": hardware(),
-        "found": found,
+        "found": summary(parts),
         "costs": costs(),
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
