@@ -45,13 +45,14 @@ SETTINGS = {
 }
 
 
-def small_model(norm: str) -> VideoTextModel:
-    """A CLIP of two blocks; `side_proj` is not zero, so that every weight has a gradient from the first step."""
+def small_model(norm: str, *, shard: int = 1) -> VideoTextModel:
+    """A CLIP of two blocks, spread over `shard` processes; `side_proj` is not zero, so that every weight has a gradient
+    from the first step."""
     torch.manual_seed(0)
     vision = CLIPVisionCfg(image_size=SIZE, patch_size=PATCH, width=32, layers=2, head_width=16)
     clip = CLIP(EMBED, vision, CLIPTextCfg(context_length=WORDS, vocab_size=VOCAB, width=24, heads=2, layers=1))
     spec = SideSpec(width=8, taps=(0, 1), norm=norm)  # type: ignore[arg-type]
-    backbone = create_backbone(clip, precision="fp32", device="cpu")
+    backbone = create_backbone(clip, precision="fp32", device="cpu", shard=shard)
     model = VideoTextModel(backbone, text_tower_of(clip, name="small"), side=spec)
     nn.init.normal_(model.side_proj, std=0.3)
     return model
@@ -107,7 +108,8 @@ def main(out: str, options: dict[str, Any]) -> FitResult:
     RetrievalTask.before_step = recorded
     pairs = SmallPairs(options["batch"], runtime.rank, runtime.world_size)
     data = TrainingData(pairs, None, pairs.seek, len(pairs), 2 * options["batch"], "small")
-    return fit(settings, small_model(options.get("norm", "batch")), data, out, runtime=runtime)
+    model = small_model(options.get("norm", "batch"), shard=runtime.world_size if options.get("shard") else 1)
+    return fit(settings, model, data, out, runtime=runtime)
 
 
 if __name__ == "__main__":

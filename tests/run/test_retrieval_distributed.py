@@ -24,6 +24,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "apart": ("batch", {}),
     "released": ("layer", {"retrieval.gather_gradient": "released"}),
     "chunks": ("layer", {"retrieval.chunk_size": 2}),
+    "spread": ("batch", {}),
 }
 
 
@@ -36,7 +37,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for processes in (1, 2):
             run = f"{name}{processes}"
             options = {"norm": norm, "settings": settings, "batch": BATCH, "grads": str(folder / f"{run}.grads")}
-            jobs.append((str(folder / run), {**options, "processes": processes}))
+            jobs.append((str(folder / run), {**options, "processes": processes, "shard": name == "spread"}))
     (folder / "jobs.json").write_text(json.dumps(jobs))
     command = [sys.executable, str(SCRIPT), "--jobs", str(folder / "jobs.json")]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False, timeout=200)
@@ -71,6 +72,13 @@ def test_two_processes_give_the_gradient_of_one(runs: Path, name: str) -> None:
 
 def test_batch_norm_of_each_process_alone_is_another_model(runs: Path) -> None:
     assert largest_error(gradients(runs, "apart2")[0], gradients(runs, "apart1")[0]) > 0.05
+
+
+def test_blocks_that_are_spread_give_the_same_bits(runs: Path) -> None:
+    for name in ("side.safetensors", "last.safetensors"):
+        assert (runs / "spread2" / name).read_bytes() == (runs / "apart2" / name).read_bytes()
+    for ours, expected in zip(gradients(runs, "spread2", 1), gradients(runs, "apart2", 1), strict=True):
+        assert all(torch.equal(ours[key], expected[key]) for key in expected)
 
 
 def test_the_released_factor_is_a_setting(runs: Path) -> None:
