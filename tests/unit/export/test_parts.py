@@ -99,10 +99,3 @@ def test_frozen_weights_that_are_not_plain_float32_are_refused() -> None:
     model = VideoClassifier(create_backbone(own_clip().visual, precision="bf16"), 3, side=SideSpec(width=16))
     with pytest.raises(ConfigError, match=r"float32, all in memory; got torch.bfloat16"), exportable(model):
         pass
-
-
-def test_where_torch_takes_one_frame_for_another_program_two_are_the_least() -> None:
-    model = make_classifier("timm-clip")
-    with exportable(model):
-        (part,) = parts_of(model, "full", Sizes(2))
-        assert trace(part).limits == {"frames": (2, 1 << 16)}
