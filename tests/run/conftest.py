@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from run.app_pages import AppMaterial, make_app_material
+from run.browser import browser
 from run.retrieval_runs import write_retrieval_run
 from run.small_runs import CLASSES, TRAIN_CLIPS, VAL_CLIPS, draw_clip, settings
 from side4video.cli.main import main
+
+__all__ = ["browser"]
 
 
 @pytest.fixture(scope="session")

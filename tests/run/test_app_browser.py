@@ -6,8 +6,6 @@ they fail instead.
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,23 +23,6 @@ pytestmark = pytest.mark.xdist_group("app")
 MAX_UPLOAD = 400_000
 WAIT = 15_000  # milliseconds that the browser waits for something
 PHONE = {"width": 360, "height": 740}
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Headless Chromium, Debian's."""
-    found = os.environ.get("SIDE4VIDEO_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    needed = os.environ.get("SIDE4VIDEO_NEEDS_BROWSER") == "1"
-    if found is None:
-        message = "NO CHROMIUM FOUND: the web page is NOT tested in a browser in this run (apt-get install chromium)"
-        pytest.fail(message) if needed else pytest.skip(message)
-    from playwright.sync_api import sync_playwright
-
-    arguments = ["--no-sandbox"] if os.getuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=arguments)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")
