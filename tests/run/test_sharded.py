@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-from run.test_distributed import SMALL, history, run_jobs
+import pytest
+
+from run.small_runs import settings
+from run.test_distributed import ENVIRONMENT, SMALL, history, run_jobs
+from side4video.cli.main import main
 
 
 def test_spread_blocks_give_the_same_run_whatever_happens(tmp_path: Path) -> None:
@@ -63,3 +70,20 @@ def test_spread_evaluation_is_that_of_one_process(tmp_path: Path) -> None:
     for count in (2, 4):
         for rank in range(count):
             assert json.loads((tmp_path / f"{count}.{rank}").read_text()) == expected
+
+
+def test_the_real_command_spreads_and_what_it_leaves_is_a_run(
+    clips: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(clips / "train"), "--val", str(clips / "val"), "--epochs", "1", *settings("data.batch_size=2")]
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "side4video.cli.main", "train", *words, "--out", str(out), "--devices", "2"]
+    done = subprocess.run(
+        [*command, "backbone.shard=true"], capture_output=True, text=True, env=ENVIRONMENT, check=False, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    # of 4.7 MiB of tiny-clip, 4.5 are blocks
+    assert re.search(r"backbone tiny-clip +frozen +80 +1,239,552 +0 +2\.\d MiB", done.stderr), done.stderr
+    assert json.loads((out / "run.json").read_text())["processes"] == 2
+    assert main(["evaluate", str(out), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["num_videos"] == 6
