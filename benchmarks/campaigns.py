@@ -211,7 +211,7 @@ def kill(job: Job, folder: Path, whole: dict[str, str], seconds: float, draw: ra
     moments: list[float] = []
     statuses: list[int] = []
     for _ in range(draw.choice((1, 1, 2))):
-        moments.append(round(draw.uniform(0, seconds), 3))
+        moments.append(round(draw.uniform(0, 0.7 * seconds), 3))
         words = job.words(out) if not statuses else job.again(out)
         statuses.append(run(words, folder, kill_after=moments[-1])[0])
     code, _ = run(job.again(out), folder)
