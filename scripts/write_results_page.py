@@ -19,6 +19,7 @@ PAGE = DOCS / "results.md"
 ABOUT = {
     "app": ("the web page under load", "app.md"),
     "bitstream": ("flipped bits in videos", "trust.md"),
+    "campaigns": ("kills and full disks", "trust.md"),
     "camera": ("motion of a camera over real photographs, beside DINOv2", "smoke.md"),
     "decode": ("reading 8 of 300 frames, beside other decoders", "results.md#decoding"),
     "demo": ("the demo over three seeds", "results.md#the-demo"),
