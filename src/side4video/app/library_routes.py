@@ -26,7 +26,7 @@ def add_library_routes(router: APIRouter, page: Page) -> None:
             raise RefusalError(400, f"top must be a whole number from 1 to {_MAX_TOP}")
         if "video" in asked:
             video = page.own_video(session, asked["video"])
-            found = await page.questions.run(partial(library.search_video, video.path, top))
+            found = await page.comparisons.run(partial(library.search_video, video.path, top))
         elif library.knows_text:
             found = await page.questions.run(partial(library.search_text, wanted_text(asked), top))
         else:

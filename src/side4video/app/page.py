@@ -47,6 +47,11 @@ class Pool:
         self._waiting = 0
         self._guard = threading.Lock()
 
+    @property
+    def waiting(self) -> int:
+        """What is being done and what waits."""
+        return self._waiting
+
     async def run(self, work: Callable[[], Result]) -> Result:
         """Do it in a thread.
 
@@ -77,11 +82,13 @@ class Page:
         self.workspace: Workspace = analysis.workspace
         self.sessions = Sessions()
         self.videos = Videos(self.workspace, self.limits)
-        self.worker = Worker(analysis.stages(), self.videos)
         self.intake = Pool(2, "intake", "uploads")
-        # one at a time: a library is one database, and more threads would take the worker's cores
+        # one at a time: a library is one database, and more threads would take each other's cores
         self.questions = Pool(1, "search", "searches")
+        # those by a video decode it first, and texts need not wait for that
+        self.comparisons = Pool(1, "compare", "searches by video")
         self.pictures = Pool(2, "pictures", "pictures")
+        self.worker = Worker(analysis.stages(), self.videos, is_asked=lambda: self.questions.waiting > 0)
         self._templates = Environment(
             loader=PackageLoader("side4video.app"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
@@ -101,7 +108,7 @@ class Page:
     def close(self) -> None:
         """Stop working and remove everything."""
         self.worker.stop()
-        for pool in (self.intake, self.questions, self.pictures):
+        for pool in (self.intake, self.questions, self.comparisons, self.pictures):
             pool.close()
         self.analysis.close()
         self.workspace.close()

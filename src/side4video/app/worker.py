@@ -22,6 +22,7 @@ from side4video.errors import Side4VideoError, VideoError
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[float], None]
+_PAUSE_SECONDS = 0.2
 
 
 class CancelledError(Exception):
@@ -51,10 +52,15 @@ class _Task(NamedTuple):
 
 
 class Worker:
-    """Runs `stages` on every video that is handed to `submit`, until `stop`."""
+    """Runs `stages` on every video that is handed to `submit`, until `stop`.
 
-    def __init__(self, stages: Sequence[Stage], videos: Videos) -> None:
-        self.stages, self._videos = stages, videos
+    While `is_asked` says that somebody waits for a quick answer, the work pauses a little at each piece of progress.
+    """
+
+    def __init__(
+        self, stages: Sequence[Stage], videos: Videos, *, is_asked: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.stages, self._videos, self._is_asked = stages, videos, is_asked
         self._tasks: list[_Task] = []
         self._count = itertools.count()
         self._changed = threading.Condition()
@@ -136,6 +142,9 @@ class Worker:
                 raise CancelledError
             if time.monotonic() > deadline:
                 raise RefusalError(413, f"this video takes more than {in_time(limit)} here and was given up")
+            patience = time.monotonic() + _PAUSE_SECONDS
+            while self._is_asked() and time.monotonic() < patience:
+                time.sleep(0.005)
 
         try:
             stage.run(video, tell)
