@@ -33,8 +33,8 @@ def test_an_error_of_the_client_becomes_one_line_without_a_chain() -> None:
 
 @pytest.mark.parametrize(("status", "message"), [(401, "says no"), (403, "says no"), (404, "no such repository")])
 def test_statuses_are_told_in_words(status: int, message: str) -> None:
-    class Refused(Exception):
+    class RefusedError(Exception):
         response = type("Response", (), {"status_code": status})
 
     with pytest.raises(CheckpointError, match=message), asking("hf:me/run", None):
-        raise Refused("<html>")
+        raise RefusedError("<html>")
