@@ -1,6 +1,6 @@
 """Writes what each shipped recipe of retrieval says about itself: its comment, `retrieval_results.json`, docs table.
 
-    python scripts/write_retrieval_notes.py            count the parameters (on tensors without numbers) and write
+    python scripts/write_retrieval_notes.py            count and estimate (on tensors without numbers) and write
     python scripts/write_retrieval_notes.py --check    write nothing; say which files differ
 
 The paper's numbers are below; it gives one row of ViT-B/32 and the best of each data set, not which backbone that was.
@@ -24,16 +24,19 @@ import torch
 from side4video.backbones import create_backbone
 from side4video.backbones.base import FrozenBackbone
 from side4video.build import build_spec
+from side4video.build_plan import plan_estimator
 from side4video.build_retrieval import build_text_model
 from side4video.config.load import RECIPE_FOLDER, load_settings, shipped_recipes
 from side4video.config.schema import RunSettings
 from side4video.data.catalog import KNOWN_DATASETS
+from side4video.memory.cards import find_card
 from side4video.tasks.retrieval import VideoTextModel
 
 RESULTS = RECIPE_FOLDER / "retrieval_results.json"
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "retrieval.md"
 TABLE_START, TABLE_END = "<!-- table: scripts/write_retrieval_notes.py -->", "<!-- end of table -->"
 GPUS = 8
+CARD = "a100-80gb"
 
 ROWS: dict[str, dict[str, float]] = {"msrvtt-b32": {"t2v_r1": 44.2, "memory_gb": 5.8}}
 BEST = {"msrvtt": 52.3, "msvd": 56.1, "vatex": 68.8}
@@ -71,6 +74,32 @@ def counted(settings: RunSettings) -> dict[str, float]:
     return {"trained_millions": round(sum(sizes.values()) / 1e6, 2), "side_millions": round(side / 1e6, 2)}
 
 
+def planned(settings: RunSettings) -> dict[str, float]:
+    """What `side4video plan` says of a step with the pairs of one of the GPUs; one GPU embeds as many at a time."""
+    pairs = settings.data.batch_size // GPUS
+    estimate = plan_estimator(settings, 0)
+    own, fast = (estimate(mode, pairs) for mode in (settings.memory, "fast"))
+    return {
+        "pairs": pairs,
+        "peak_gib": round(own.peak_bytes / 2**30, 2),
+        "peak_gib_fast": round(fast.peak_bytes / 2**30, 2),
+        "gflops_step": round(own.flops_step / 1e9),
+        "seconds_step": round(own.seconds(find_card(CARD)), 2),
+    }
+
+
+def described() -> dict[str, dict[str, Any]]:
+    """Paper and plan of every recipe; the same step is estimated once."""
+    known: dict[str, dict[str, float]] = {}
+    stored: dict[str, dict[str, Any]] = {}
+    for name in retrieval_recipes():
+        settings = load_settings(name)
+        step = f"{settings.backbone} {settings.side} {settings.data.num_frames} {settings.data.batch_size}"
+        known[step] = known.get(step) or {**counted(settings), **planned(settings)}
+        stored[name] = {"paper": published(name), "plan": known[step]}
+    return stored
+
+
 def comment(name: str, values: dict[str, Any]) -> str:
     """The lines on top of a recipe."""
     settings = load_settings(name)
@@ -94,6 +123,9 @@ def comment(name: str, values: dict[str, Any]) -> str:
         f"of those GPUs; with as many: train.devices={GPUS} data.batch_size={batch // GPUS} retrieval.chunk_size=null.",
         f"Trained: {values['trained_millions']:.2f} M, {values['side_millions']:.2f} M of them the side network's; the "
         f"text tower at {settings.retrieval.pretrained_lr_ratio:g} of the rate.",
+        f"Plan, one of {GPUS} GPUs, {values['pairs']} pairs a step: {values['peak_gib']:.2f} GiB "
+        f"(memory=fast: {values['peak_gib_fast']:.2f} GiB), {values['gflops_step']:,} GFLOPs a step,",
+        f"{values['seconds_step']:.2f} s a step on an {CARD}; one GPU with chunks of {chunk} takes the same memory.",
     ]
     if size == "e14":
         lines.append("The side network beside ViT-E/14 is not published for retrieval; this is recognition's.")
@@ -111,15 +143,16 @@ def paper_line(name: str) -> str:
 def table(stored: dict[str, dict[str, Any]]) -> str:
     """The table of the docs."""
     rows = [
-        "| recipe | backbone | side | trained M (side M) | paper R@1 | paper GB |",
-        "|---|---|---|---|---|---|",
+        "| recipe | backbone | side | trained M (side M) | plan GiB (fast) | paper R@1 | paper GB |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, values in stored.items():
         side, plan, row = load_settings(name).side, values["plan"], ROWS.get(name, {})
         width = f"{side.width}{', every second' if side.taps == 'every_second' else ''}"
         score = f"{row['t2v_r1']}" if row else f"(best {BEST[name.partition('-')[0]]})"
         cells = [f"`{name}`", MODELS[name.partition("-")[2]], width]
-        cells += [f"{plan['trained_millions']:.2f} ({plan['side_millions']:.2f})", score, f"{row.get('memory_gb', '')}"]
+        cells += [f"{plan['trained_millions']:.2f} ({plan['side_millions']:.2f})"]
+        cells += [f"{plan['peak_gib']:.2f} ({plan['peak_gib_fast']:.2f})", score, f"{row.get('memory_gb', '')}"]
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows) + "\n"
 
@@ -138,7 +171,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 when a file differs")
     options = parser.parse_args()
-    stored = {name: {"paper": published(name), "plan": counted(load_settings(name))} for name in retrieval_recipes()}
+    stored = described()
     files = {RESULTS: json.dumps(stored, indent=1) + "\n", **expected(stored)}
     differing = [path for path, text in files.items() if not path.is_file() or path.read_text() != text]
     for path in differing:

@@ -97,6 +97,16 @@ def test_built_on_meta_it_has_the_released_parameters(size: str, parity_dir: Pat
     assert sizes["wti"] == expected["wti heads"]
 
 
+@pytest.mark.parametrize("name", ["msrvtt-b32"])
+def test_what_is_stored_is_what_the_plan_says(name: str) -> None:
+    stored = json.loads(notes.RESULTS.read_text())[name]["plan"]
+    settings = load_settings(name)
+    plan = {**notes.counted(settings), **notes.planned(settings)}
+    assert plan.keys() == stored.keys()
+    # numbers of torch's simulation may move a little between its versions
+    assert plan == pytest.approx(stored, rel=0.02)
+
+
 def test_every_file_says_what_is_stored() -> None:
     stored = json.loads(notes.RESULTS.read_text())
     assert list(stored) == notes.retrieval_recipes()
