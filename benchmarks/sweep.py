@@ -1,6 +1,6 @@
 """What four side networks over one frozen pass cost, against one of them alone, on this machine's CPU.
 
-    python benchmarks/sweep.py [--quick]
+    python benchmarks/sweep.py [--quick] [--only light]
 
 ViT-B/16 at 224 px with random weights, 8 frames, batch 1, clips in memory: the size of `train_step.py`. Side networks:
 the paper's light one (width 192 after every second block, 4.5 M parameters) and its full one (320 after every block,
@@ -116,10 +116,14 @@ def main() -> None:
     """Measure both widths and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one round: to see that it runs")
-    quick = parser.parse_args().quick
-    results: dict[str, Any] = {}
+    parser.add_argument("--only", default="", help="cells whose name begins so, such as `light` or `full`")
+    options = parser.parse_args()
+    quick, results = options.quick, dict[str, Any]()
     for name, side in SIDES.items():
         for precision in PRECISIONS[name]:
+            key = f"{name}, {precision}"
+            if not key.startswith(options.only):
+                continue
             settings = load_settings(
                 None,
                 {
@@ -128,11 +132,16 @@ def main() -> None:
                 },
             )  # fmt: skip
             runtime = start(settings.train)
-            key = f"{name}, {precision}"
             results[key] = measure(settings, build_backbone(settings), runtime, 1 if quick else ROUNDS)
             print(json.dumps({key: results[key]}), file=sys.stderr)
+            # each cell as it is done: a run that is cut short leaves what it has
+            write(results)
+
+
+def write(results: dict[str, Any]) -> None:
+    """The result's file."""
     report = {
-        "command": "python benchmarks/sweep.py" + (" --quick" if quick else ""),
+        "command": " ".join(["python benchmarks/sweep.py", *sys.argv[1:]]),
         "model": "open_clip:ViT-B-16, random weights, 8 frames of 224 px, batch 1, clips in memory",
         "torch": torch.__version__,
         "commit": source_commit(),
