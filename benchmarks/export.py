@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -226,7 +227,7 @@ def main() -> None:
         "side4video": __version__,
         "torch": str(torch.__version__),
         "onnxruntime": onnxruntime.__version__,
-        "hardware": hardware(),
+        "hardware": {**hardware(), "load_average": round(os.getloadavg()[0], 1)},
         "repeats": options.repeats,
         "models": models,
     }
