@@ -17,6 +17,7 @@ from side4video.data.motions import draw_motion, motion_classes
 from side4video.data.sampling import uniform_val
 from side4video.data.transforms import TestTransform
 from side4video.errors import ConfigError
+from side4video.export.onnx_files import require_onnx
 from side4video.export.parts import Sizes, What
 from side4video.export.record import make_record
 from side4video.export.write import Exported, Progress, export_model, file_format, planned_paths
@@ -45,7 +46,8 @@ def export_run(
         CheckpointError, BackboneError: the run, or its backbone, cannot be had.
         VideoError: the video to compare on cannot be read.
     """
-    file_format(out)
+    if file_format(out) == "onnx":
+        require_onnx()
     settings = RunFolder(run).settings()
     for path in planned_paths(out, task=settings.task, what=what):
         if path.exists():
@@ -73,7 +75,14 @@ def load_exact(run: Path, settings: RunSettings) -> TrainedModel:
     Raises:
         CheckpointError, BackboneError: as `load_run`.
     """
-    plain = {"precision": "fp32", "quantise": "none", "stream_weights": False, "compile": False, "frame_slice": None, "shard": False}
+    plain = {
+        "precision": "fp32",
+        "quantise": "none",
+        "stream_weights": False,
+        "compile": False,
+        "frame_slice": None,
+        "shard": False,
+    }
     exact = settings.model_copy(update={"backbone": settings.backbone.model_copy(update=plain)})
     return load_run(run, device="cpu", backbone=build_backbone(exact, device="cpu"))
 

@@ -87,7 +87,8 @@ def export_model(
         require_onnx()
     sizes = sizes or Sizes()
     limit = tolerance if tolerance is not None else INT8_TOLERANCE if int8 else TOLERANCE
-    workshop = out.with_name(f".{out.name}.{os.getpid()}{PARTIAL}")
+    # one name for all attempts: what a killed one left goes when the next begins
+    workshop = out.with_name(f".{out.name}{PARTIAL}")
     shutil.rmtree(workshop, ignore_errors=True)
     workshop.mkdir(parents=True)
     try:

@@ -47,6 +47,9 @@ def test_a_full_disk_leaves_nothing_behind(
         path.write_bytes(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
+    # what an earlier attempt left when it was killed
+    (tmp_path / ".m.pt2.partial").mkdir()
+    (tmp_path / ".m.pt2.partial" / "m.pt2").write_bytes(b"a part")
     monkeypatch.setattr(write, "trace", lambda _: Traced(None, {}))  # pyright: ignore[reportArgumentType]
     monkeypatch.setattr(write, "write_pt2", full)
     with pytest.raises(OSError, match="No space left"):
