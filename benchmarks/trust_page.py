@@ -51,13 +51,31 @@ def fuzz_table(report: dict[str, Any]) -> str:
             f"memory: {report['most_resident_mib']} MiB (limit {limits['resident_mib']}). Of {frames['frames_read']} "
             f"frames that were read by number from damaged videos, {frames['exact']} were equal to the drawn frame to "
             f"the last bit; {frames.get('altered', 0)} showed the right number and were not; "
-            f"{frames.get('other_number_as_plain', 0)} showed another number, which FFmpeg shows at that place, too; "
+            f"{frames.get('other_number_as_plain', 0)} showed another number than before the damage (packets gone, "
+            "files spliced, times exchanged), and so does FFmpeg alone; "
             f"{frames.get('unreadable', 0)} were too damaged to show one. "
             f"{frames['frames_refused']} more were refused.",
             "",
+            *_first_pass(report),
             _source(report),
         ]
     )
+
+
+def _first_pass(report: dict[str, Any]) -> list[str]:
+    """What failed when all inputs ran for the first time."""
+    first = report.get("first_pass")
+    if first is None:
+        return []
+    failed = ", ".join(f"{f['seed']} ({f['family']}: {f['outcome']})" for f in first["failures"])
+    again = sum(count for commit, count in report["commits"].items() if commit != first["commit"])
+    return [
+        f"All inputs ran at commit `{first['commit'][:7]}` first, where {len(first['failures'])} failed: {failed}. Two "
+        "of these were mistakes in the package; of the other three, a writer of files in FFmpeg ended the process that "
+        "made the input, and twice the judge was wrong. After the corrections these and the "
+        f"{again - len(first['failures'])} inputs that had taken the most memory ran again.",
+        "",
+    ]
 
 
 def bitstream_damage_table(report: dict[str, Any]) -> str:
