@@ -281,7 +281,8 @@ def page_table(result: dict[str, Any]) -> str:
         f"({result['requests_a_second']:.0f} a second), {result['first_answer']['count']:,} videos "
         f"({result['videos_a_second']:.1f} a second), {sum(result['errors'].values())} unexpected answers. Memory of "
         f"the page: {result['resident_mb_before']:,.0f} MB before, {result['resident_mb_peak']:,.0f} MB at its peak. "
-        f"{machine['cores']} cores of {machine['processor']}, shared with the visitors; `{result['command']}`, "
+        f"{machine['cores']} cores of {machine['processor']}, shared with the visitors and whatever else ran (load "
+        f"average {machine['load_average']:.1f}); `{result['command']}`, "
         f"commit `{result['commit'][:12]}`.",
     ]
     return "\n".join(lines)
