@@ -339,7 +339,8 @@ def main() -> None:
         before = json.loads(args.out.read_text(encoding="utf-8"))
         found = {part: {**before[part], **found[part]} for part in ("kills", "full")}
         counts = summary(found)
-    words = f"--kills {args.kills} --full {args.full} --seed {args.seed}{' --limit' if args.limit else ''}{' --only COMMAND' if args.only else ''}"
+    chosen = f"{' --limit' if args.limit else ''}{' --only COMMAND' if args.only else ''}"
+    words = f"--kills {args.kills} --full {args.full} --seed {args.seed}{chosen}"
     report = {"command": f"python benchmarks/campaigns.py {words}", "commit": commit, "hardware": hardware()}
     disk = "no file may grow beyond the size (RLIMIT_FSIZE)" if args.limit else "a tmpfs of the size"
     write_json(args.out, {**report, "disk": disk, "summary": counts, **found})
