@@ -1,6 +1,6 @@
 """What a dense timeline costs beside one pass of the frozen model over the frames.
 
-    python benchmarks/timeline.py [--quick] [--rounds 9] [--threads 1]
+    python benchmarks/timeline.py [--quick] [--part flops|bf16|fp32] [--rounds 9] [--threads 1]
 
 Windows of 8 frames slide over a stream of frames at stride 1: each further frame completes one window, so the side
 network runs over 8 frames for each. Measured is the steady state (8 further frames, 8 further windows, head included),
@@ -18,6 +18,7 @@ difference between class scores of a window in the stream and the same 8 frames 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import time
@@ -44,7 +45,7 @@ RESULT = Path(__file__).parent / "results" / "timeline.json"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "timeline.md"
 BEGIN, END = "<!-- timeline begin -->", "<!-- timeline end -->"
 PRECISIONS = ("bf16", "fp32")
-LONGEST_SECONDS = 40
+LONGEST_SECONDS = 70
 """A measurement stops after the round that ends later than this, as long as there were two."""
 NUM_FRAMES, STRIDE, FURTHER, CLASSES = 8, 1, 8, 174
 BASE = "open_clip:ViT-B-16"
@@ -222,24 +223,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="light B/16 in bf16 only, two rounds; writes nothing")
+    parser.add_argument("--part", choices=("flops", *PRECISIONS), help="measure this alone and keep the stored rest")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    flops = {name: count_flops(name) for name in (tuple(MODELS)[:1] if options.quick else MODELS)}
-    times: dict[str, Any] = {}
-    differences: dict[str, float] = {}
+    stored = json.loads(RESULT.read_text(encoding="utf-8")) if options.part and RESULT.exists() else {}
+    flops: dict[str, Any] = stored.get("flops", {})
+    times: dict[str, Any] = stored.get("seconds", {})
+    differences: dict[str, float] = stored.get("largest_difference_of_scores", {})
+    if options.part in (None, "flops"):
+        flops = {name: count_flops(name) for name in (tuple(MODELS)[:1] if options.quick else MODELS)}
     for precision in PRECISIONS[:1] if options.quick else PRECISIONS:
-        backbone = create_backbone(BASE, pretrained=False, precision=precision)
-        for name in TIMED[:1] if options.quick else TIMED:
-            model = add_side(backbone, *MODELS[name][1:])
-            model.requires_grad_(requires_grad=False)
-            if precision == "bf16" or name == TIMED[0]:
-                context = torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
-                rounds = 2 if options.quick else options.rounds if name == TIMED[0] else options.rounds // 3
-                times[f"{name}, {precision}"] = measure_time(model, rounds, context)
-                print(name, precision, times[f"{name}, {precision}"], flush=True)
-            if precision == "fp32":
-                differences[name] = largest_difference(model)
-                print(name, "largest difference", differences[name], flush=True)
+        if options.part in (None, precision):
+            measure(precision, 2 if options.quick else options.rounds, options.quick, times, differences)
     if options.quick:
         return
     report = {
@@ -257,7 +252,23 @@ def main() -> None:
         "largest_difference_of_scores": differences,
     }
     write_json(RESULT, report)
-    write_into_page(PAGE, BEGIN, END, table(report))
+    if flops and differences:
+        write_into_page(PAGE, BEGIN, END, table(report))
+
+
+def measure(precision: str, rounds: int, quick: bool, times: dict[str, Any], differences: dict[str, float]) -> None:
+    """The times of one precision; in float32 the differences too, and no time of the full side network."""
+    backbone = create_backbone(BASE, pretrained=False, precision=precision)
+    for name in TIMED[:1] if quick else TIMED:
+        model = add_side(backbone, *MODELS[name][1:])
+        model.requires_grad_(requires_grad=False)
+        if precision == "bf16" or name == TIMED[0]:
+            context = torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+            times[f"{name}, {precision}"] = measure_time(model, rounds if name == TIMED[0] else rounds // 2, context)
+            print(name, precision, times[f"{name}, {precision}"], flush=True)
+        if precision == "fp32":
+            differences[name] = largest_difference(model)
+            print(name, "largest difference", differences[name], flush=True)
 
 
 def write_into_page(page: Path, begin: str, end: str, text: str) -> None:
