@@ -104,7 +104,7 @@ def check_shared_run(folder: Path, name: str) -> None:
     width = settings.side.width
     _check_shape(shapes, "side.blocks.0.mlp.fc1.weight", (4 * width, width), name, f"side.width={width}")
     if settings.task == "recognition":
-        names = _class_names(folder / CLASSES, name)
+        names = shared_class_names(folder / CLASSES, name)
         _check_shape(shapes, "head.weight", (len(names), width), name, f"{len(names)} class names")
     elif settings.retrieval.interaction_width is not None and settings.retrieval.interaction == "wti":
         hidden = settings.retrieval.interaction_width
@@ -189,7 +189,12 @@ def names_file(flip_pairs: object) -> bool:
     return isinstance(flip_pairs, str) and flip_pairs != "something"
 
 
-def _class_names(path: Path, name: str) -> list[str]:
+def shared_class_names(path: Path, name: str) -> list[str]:
+    """Class names, all of them text that may be shown.
+
+    Raises:
+        CheckpointError: missing, damaged, or names that are too long or not printable.
+    """
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -18,7 +18,7 @@ from side4video.config.schema import RunSettings
 from side4video.errors import CheckpointError, ConfigError
 from side4video.hub.calls import asking, is_online, why_offline
 from side4video.hub.card import CardFacts, as_json, model_card
-from side4video.hub.download import check_settings, check_shared_run, names_file
+from side4video.hub.download import check_settings, check_shared_run, names_file, shared_class_names
 from side4video.hub.names import (
     BACKBONE,
     CARD,
@@ -67,7 +67,7 @@ def shared_files(
     weights = folder.path / WEIGHTS
     count, size = _count(weights)
     backbone = read_json(folder.path / BACKBONE)
-    names = folder.class_names() if settings.task == "recognition" else []
+    names = shared_class_names(folder.path / CLASSES, str(folder.path)) if settings.task == "recognition" else []
     metrics = _optional(folder.path / METRICS)
     provenance = _reduced(_optional(folder.path / RUN))
     facts = CardFacts(

@@ -84,6 +84,10 @@ def test_a_run_that_nobody_else_could_use_stays_here(run: Path, hub: FakeHub) ->
     (run / "config.yaml").write_text(config.replace("name: tiny-clip", "name: custom:MyTrunk"))
     with pytest.raises(CheckpointError, match="'custom:MyTrunk' is not one that everybody can have"):
         push_to_hub(run, "me/my-run")
+    (run / "config.yaml").write_text(config)
+    (run / "classes.json").write_text(json.dumps(["a", "b", "tab\there"]))
+    with pytest.raises(CheckpointError, match="too long or not printable"):
+        push_to_hub(run, "me/my-run")
     assert hub.asked == []
 
 
