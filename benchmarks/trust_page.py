@@ -32,15 +32,14 @@ def markers(part: str) -> tuple[str, str]:
 def fuzz_table(report: dict[str, Any]) -> str:
     """Outcomes by family."""
     allowed, failed = ("equal", "read", "error"), ("crash", "hang", "memory", "silent", "unnamed")
-    lines = [
-        f"| inputs | of them | {' | '.join((*allowed, *failed))} |",
-        f"|---|{'---:|' * (1 + len(allowed) + len(failed))}",
-    ]
+    lines = [f"| inputs | of them | {' | '.join(allowed)} | failed |", f"|---|{'---:|' * (2 + len(allowed))}"]
     for family, counts in report["families"].items():
-        cells = [str(counts.get(name, 0)) for name in (*allowed, *failed)]
-        lines.append(f"| {family} | {sum(counts.values())} | {' | '.join(cells)} |")
-    cells = [f"**{report['outcomes'][name]}**" for name in (*allowed, *failed)]
-    lines.append(f"| **all** | **{report['inputs']}** | {' | '.join(cells)} |")
+        cells = [*(counts.get(name, 0) for name in allowed), sum(counts.get(name, 0) for name in failed)]
+        lines.append(f"| {family} | {sum(counts.values())} | {' | '.join(map(str, cells))} |")
+    outcomes = report["outcomes"]
+    cells = [*(outcomes[name] for name in allowed), sum(outcomes[name] for name in failed)]
+    lines.append(f"| **all** | **{report['inputs']}** | {' | '.join(f'**{cell}**' for cell in cells)} |")
+    lines += ["", f"Failed: {', '.join(f'{name} {outcomes[name]}' for name in failed)}."]
     limits = report["limits"]
     frames = report["frames"]
     return "\n".join(
