@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from memory_ladder import COLUMNS, ROWS, Column, Row, simulate
+from random_weights import random_backbone
 from side4video.backbones import FrozenBackbone, create_backbone
 from side4video.side.network import MemoryMode
 from side4video.side.spec import SideSpec
@@ -40,14 +41,9 @@ def _card() -> Iterator[None]:
 
 
 def make_model(row: Row, column: Column) -> VideoClassifier:
-    """Random weights, drawn on the card where they fit and a block at a time where not."""
-    backbone = create_backbone(
-        row.backbone,
-        pretrained=False,
-        precision="bf16",
-        quantise=column.quantise,
-        stream_weights=column.stream_weights,
-        device="cuda",
+    """A model of real size; its frozen weights are random and there in seconds."""
+    backbone = random_backbone(
+        row.backbone, quantise=column.quantise, stream_weights=column.stream_weights, device="cuda"
     )
     return VideoClassifier(backbone, 174, side=row.side, memory=column.memory).cuda().train()
 
