@@ -29,7 +29,7 @@ from fuzzing.outcome import Judged, Stopped, attempt  # noqa: E402
 from side4video.data.decode import VideoReader  # noqa: E402
 from side4video.errors import VideoError  # noqa: E402
 
-SECONDS = 35
+SECONDS = 30
 FIRST_SEED = 1_000_000
 FEWEST = 100
 KNOWN = make_assets.GENERATED / f"v{make_assets.VERSION}-av{av.__version__}"
