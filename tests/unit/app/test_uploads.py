@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from side4video.app.limits import Limits
+from side4video.app.limits import Limits, in_bytes
 from side4video.app.videos import Video, shown_name
 from side4video.app.worker import Progress, Stage
 from unit.app.stub import answer, open_page, write_clip
@@ -80,7 +80,8 @@ def test_an_oversized_file_is_refused_before_and_while_it_comes(temp: Path, clip
     with open_page(temp, limits=limits) as client:
         honest = client.post("/api/videos", content=b"x" * (len(clip) + 11))
         assert honest.status_code == 413
-        assert "this file is too large" in honest.json()["error"]
+        # by what it says of itself, before a byte is read
+        assert f"this file is too large: {in_bytes(len(clip) + 11)}, and at most" in honest.json()["error"]
         read = 0
 
         def endless() -> Iterator[bytes]:
