@@ -1,6 +1,6 @@
 """What three classifiers on one pass of the frozen model cost beside one classifier alone.
 
-    python benchmarks/many_models.py [--quick] [--rounds 9] [--threads 1]
+    python benchmarks/many_models.py [--part flops|bf16|fp32] [--rounds 9] [--threads 1]
 
 ViT-B/16 at 224 px, random weights, random pixels, no download. A clip of 8 frames is looked at by one classifier and by
 three with weights of their own, over one pass (`streaming/together.py`, which is what `predict` with several runs
@@ -12,6 +12,7 @@ Largest difference: between each classifier's scores over the shared pass and ov
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import time
@@ -78,22 +79,26 @@ def measure(jobs: list[ClipJob], frames_FCHW: Tensor, rounds: int, context: Abst
 
 
 def table(report: dict[str, Any]) -> str:
-    """The result as Markdown."""
-    machine = f"{report['hardware']['cores']} cores of {report['hardware']['processor']}, {report['threads']} used"
-    lines = ["| three classifiers | arithmetic, times one | time, bf16 | time, float32 |", "|---|---:|---:|---:|"]
+    """The result as Markdown, as far as it was measured."""
+    times, differences = report["seconds"], report["largest_difference_of_scores"]
+    measured = [precision for precision in PRECISIONS if any(key.endswith(f", {precision}") for key in times)]
+    names = ["arithmetic, times one", *(f"time, {precision}" for precision in measured)]
+    lines = [f"| three classifiers | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
     for name, row in report["flops"].items():
         cells = [f"{row['times_one']:.2f}"]
-        cells += [f"{report['seconds'][f'{name}, {precision}']['times_one']:.2f}" for precision in PRECISIONS]
+        for precision in measured:
+            time_row = times.get(f"{name}, {precision}")
+            cells.append("" if time_row is None else f"{time_row['times_one']:.2f}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    largest = max(report["largest_difference_of_scores"].values())
-    lines += [
-        "",
-        f"A clip of 8 frames, one classifier against three on the same pass. Time is the median of up to "
-        f"{report['rounds']} rounds in which the two take turns; {machine}. Largest difference between a classifier's "
-        f"scores on the shared pass and on its own: {largest:.0e}. Commit {report['commit'][:7]}, "
-        f"`{report['command']}`.",
-    ]
-    return "\n".join(lines)
+    machine = f"{report['hardware']['cores']} cores of {report['hardware']['processor']}, {report['threads']} used"
+    told = ["A clip of 8 frames, one classifier against three on the same pass."]
+    if measured:
+        told.append(f"Time is the median of rounds in which the two take turns; {machine}.")
+    if differences:
+        largest = f"{max(differences.values()):.0e}"
+        told.append(f"Largest difference between a classifier's scores on the shared pass and on its own: {largest}.")
+    told.append(f"Commit {report['commit'][:7]}, `{report['command']}`.")
+    return "\n".join([*lines, "", " ".join(told)])
 
 
 def main() -> None:
@@ -101,31 +106,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="light in bf16 only, one round; writes nothing")
+    parser.add_argument("--part", choices=("flops", *PRECISIONS), help="measure this alone and keep the stored rest")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    stored = json.loads(RESULT.read_text(encoding="utf-8")) if options.part and RESULT.exists() else {}
+    flops: dict[str, Any] = stored.get("flops", {})
+    times: dict[str, Any] = stored.get("seconds", {})
+    differences: dict[str, float] = stored.get("largest_difference_of_scores", {})
+    if options.part in (None, "flops"):
+        flops = {name: count_flops(name) for name in TIMED}
     frames_FCHW = torch.randn(NUM_CLIPS * NUM_FRAMES, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    flops: dict[str, Any] = {}
-    times: dict[str, Any] = {}
-    differences: dict[str, float] = {}
-    for precision in PRECISIONS[:1] if options.quick else PRECISIONS:
+    for precision in PRECISIONS:
+        if options.part not in (None, precision):
+            continue
         backbone = create_backbone(BASE, pretrained=False, precision=precision)
-        for name in TIMED[:1] if options.quick else TIMED:
+        for name in TIMED:
             jobs = make_jobs(name, backbone)
-            cost = clip_cost(jobs[0].scorer)
-            assert cost.frozen_flops is not None
-            one = cost.frozen_flops + cost.side_flops
-            three = cost.frozen_flops + NUM_MODELS * cost.side_flops
-            flops[name] = {"one_gflops": round(one / 1e9, 1), "times_one": round(three / one, 3)}
             context = torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
-            rounds = 1 if options.quick else options.rounds if precision == "bf16" else options.rounds // 2
-            times[f"{name}, {precision}"] = measure(jobs, frames_FCHW, rounds, context)
-            print(name, precision, flops[name], times[f"{name}, {precision}"], flush=True)
+            times[f"{name}, {precision}"] = measure(jobs, frames_FCHW, options.rounds, context)
+            print(name, precision, times[f"{name}, {precision}"], flush=True)
             if precision == "fp32":
                 differences[name] = largest_difference(jobs, frames_FCHW)
                 print(name, "largest difference", differences[name], flush=True)
-    if options.quick:
-        return
     report = {
         "command": " ".join(["python", *sys.argv]),
         "commit": source_commit(),
@@ -142,6 +144,18 @@ def main() -> None:
     }
     write_json(RESULT, report)
     write_into_page(PAGE, BEGIN, END, table(report))
+
+
+def count_flops(name: str) -> dict[str, float]:
+    """GFLOPs of one classifier, and of three beside it."""
+    with torch.device("meta"):
+        backbone = create_backbone(BASE, pretrained=False, precision="fp32", device="meta")
+        model = add_side(backbone, *MODELS[name][1:])
+    cost = clip_cost(ClassScorer("one", model, NUM_FRAMES, PIXELS))
+    assert cost.frozen_flops is not None
+    one = cost.frozen_flops + cost.side_flops
+    three = cost.frozen_flops + NUM_MODELS * cost.side_flops
+    return {"one_gflops": round(one / 1e9, 1), "times_one": round(three / one, 3)}
 
 
 def largest_difference(jobs: list[ClipJob], frames_FCHW: Tensor) -> float:

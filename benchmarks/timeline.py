@@ -193,28 +193,28 @@ def largest_difference(model: VideoClassifier) -> float:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The result as Markdown."""
-    machine = f"{report['hardware']['cores']} cores of {report['hardware']['processor']}, {report['threads']} used"
-    lines = [
-        "| side network | arithmetic, times one frozen pass | without sharing | time, bf16 | time, float32 |",
-        "|---|---:|---:|---:|---:|",
-    ]
+    """The result as Markdown, as far as it was measured."""
+    times, differences = report["seconds"], report["largest_difference_of_scores"]
+    measured = [precision for precision in PRECISIONS if any(key.endswith(f", {precision}") for key in times)]
+    names = ["arithmetic, times one frozen pass", "without sharing", *(f"time, {precision}" for precision in measured)]
+    lines = [f"| side network | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
     for name, row in report["flops"].items():
         ratios = row["times_the_frozen_pass"]
         cells = [f"{ratios['timeline']:.2f}", f"{ratios['tokens only']:.2f}"]
-        for precision in PRECISIONS:
-            time_row = report["seconds"].get(f"{name}, {precision}")
+        for precision in measured:
+            time_row = times.get(f"{name}, {precision}")
             cells.append("" if time_row is None else f"{time_row['times_the_frozen_pass']:.2f}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     apart = report["flops"][TIMED[0]]["times_the_frozen_pass"]["independent"]
-    largest = max(report["largest_difference_of_scores"].values())
-    lines += [
-        "",
-        f"Time is the median of up to {report['rounds']} rounds in which the two take turns; {machine}. Every window "
-        f"by itself would be {apart:.1f} passes. Largest difference between a window's scores and those of its frames "
-        f"as a clip: {largest:.0e}. Commit {report['commit'][:7]}, `{report['command']}`.",
-    ]
-    return "\n".join(lines)
+    machine = f"{report['hardware']['cores']} cores of {report['hardware']['processor']}, {report['threads']} used"
+    told = [f"Every window by itself would be {apart:.1f} passes."]
+    if measured:
+        told.insert(0, f"Time is the median of rounds in which the two take turns; {machine}.")
+    if differences:
+        largest = f"{max(differences.values()):.0e}"
+        told.append(f"Largest difference between a window's scores and those of its frames as a clip: {largest}.")
+    told.append(f"Commit {report['commit'][:7]}, `{report['command']}`.")
+    return "\n".join([*lines, "", " ".join(told)])
 
 
 def main() -> None:
@@ -252,7 +252,7 @@ def main() -> None:
         "largest_difference_of_scores": differences,
     }
     write_json(RESULT, report)
-    if flops and differences:
+    if flops:
         write_into_page(PAGE, BEGIN, END, table(report))
 
 
