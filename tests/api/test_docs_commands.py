@@ -109,7 +109,8 @@ def test_every_page_is_in_the_navigation_and_every_link_leads_somewhere() -> Non
         assert f" {page.relative_to(ROOT / 'docs')}\n" in navigation, f"{page.name} is not in mkdocs.yml"
 
     for page in [ROOT / "README.md", *pages]:
-        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\(([^)\s]+)\)", prose):
             if "://" in target or target.startswith("#"):
                 continue
             assert (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
