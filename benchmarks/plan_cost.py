@@ -9,7 +9,6 @@ Each recipe is planned in a process of its own, with no weights and no graphics 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -25,23 +24,28 @@ RESULT = ROOT / "benchmarks" / "results" / "plan_cost.json"
 PAGE = ROOT / "docs" / "memory.md"
 MARKER = "plan_cost"
 RECIPES = ("ssv2-b16", "ssv2-l14", "ssv2-e14", "msrvtt-b16")
+START = """
+import json, resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stderr=subprocess.DEVNULL).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps({"cpu_seconds": used.ru_utime + used.ru_stime, "peak_kib": used.ru_maxrss}))
+sys.exit(code)
+"""
 
 
 def cost(recipe: str) -> dict[str, Any]:
     """One plan: wall and processor seconds, peak memory of its process, and what it found."""
     command = [sys.executable, "-m", "side4video.cli.main", "plan", recipe, "--memory", "24GB", "--json"]
     begin = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert process.stdout is not None
-    text = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+    # started from a small process: what a process begins with counts into its peak, and that is its parent's memory
+    done = subprocess.run([sys.executable, "-S", "-c", START, *command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-300:]}")
+    text, used = done.stdout.rsplit("\n", 2)[0], json.loads(done.stdout.splitlines()[-1])
     return {
         "wall_seconds": round(time.perf_counter() - begin, 1),
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak_gib": round(usage.ru_maxrss / 2**20, 2),
+        "cpu_seconds": round(used["cpu_seconds"], 1),
+        "peak_gib": round(used["peak_kib"] / 2**20, 2),
         "planned_gib": round(json.loads(text)["peak_bytes"] / 2**30, 2),
     }
 

@@ -272,7 +272,10 @@ def test_a_short_password_is_refused(
 
 
 def test_ctrl_c_ends_it_and_nothing_is_left(app_material: AppMaterial, tmp_path: Path) -> None:
-    words = [str(app_material.colours), str(app_material.lib), "--port", "0", "--temp", str(tmp_path)]
+    # a library of its own: the browser tests' server may have the other one open
+    library, temporary = shutil.copytree(app_material.lib, tmp_path / "lib"), tmp_path / "temporary"
+    temporary.mkdir()
+    words = [str(app_material.colours), str(library), "--port", "0", "--temp", str(temporary)]
     process = subprocess.Popen(
         [sys.executable, "-m", "side4video.cli.main", "app", *words, "train.accelerator=cpu"],
         stderr=subprocess.PIPE,
@@ -293,4 +296,4 @@ def test_ctrl_c_ends_it_and_nothing_is_left(app_material: AppMaterial, tmp_path:
         process.kill()
         process.wait()
         process.stderr.close()
-    assert list(tmp_path.iterdir()) == []
+    assert list(temporary.iterdir()) == []

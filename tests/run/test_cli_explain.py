@@ -99,7 +99,7 @@ def test_bad_input_is_named(trained: Path, video: Path, tmp_path: Path, capsys: 
         ([video, "--text", "a cat", "--target", "grow"], "give one of them"),
         ([video, "--steps", "0"], "--steps: must be at least 1; got 0"),
         ([video, "--out", "map.jpg"], "--out: a file must end in .mp4, .gif, .png; got 'map.jpg'"),
-        ([video, video.parent / "*.mp4", trained.parent, "--out", "a.gif"], "no video in this folder"),
+        ([video, video.parent / "*.mp4", trained.parent, "--out", tmp_path / "a.gif"], "no video in this folder"),
     ):
         assert main(["explain", str(trained), *map(str, words)]) in (1, 2)
         assert message in capsys.readouterr().err

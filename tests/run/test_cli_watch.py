@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -151,7 +152,12 @@ def test_interrupt_ends_it_with_130(
         return scores(self, windows)
 
     monkeypatch.setattr(ClassScorer, "scores", interrupted)
-    lines, err = watch(capsys, trained, recording, "--fps", "5", code=130)
+    # a suite that a shell runs in the background inherits that Ctrl-C is ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        lines, err = watch(capsys, trained, recording, "--fps", "5", code=130)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert lines == []
     assert "stopped; " in err
     assert "frames, 0 of them dropped" in err

@@ -142,7 +142,8 @@ def test_too_many_broken_and_a_bad_loss_in_one_process_stop_both(tmp_path: Path)
 
 def test_another_number_of_processes_resumes_with_the_same_clips_a_step(tmp_path: Path) -> None:
     # layer norm: batch norm would see other clips at a time, which is said
-    options: dict[str, Any] = {"norm": "layer", "dropout": 0.0, "videos": 24}
+    # with 24 clips one weight's gradient is nearly zero when Adam first sees it: rounding becomes a hundredth of a step
+    options: dict[str, Any] = {"norm": "layer", "dropout": 0.0, "videos": 28}
     options["settings"] = {**SMALL, "optim.schedule": "constant", "optim.warmup_epochs": 0}
     half = {**options, "processes": 2, "split_batch": True}
     halved = {**half, "settings": {**options["settings"], "data.batch_size": 2}}
@@ -156,8 +157,9 @@ def test_another_number_of_processes_resumes_with_the_same_clips_a_step(tmp_path
     statuses, said = run_jobs(tmp_path, jobs)
     assert statuses == [[0], [-9, -9], [0], [-9, -9], [1]], said
     assert "resuming on 1 processes in place of 2: every step has the same clips" in said
+    # measured 2e-7
     assert largest_difference(whole, moved) < 5e-6
-    assert [row["step"] for row in history(moved)] == [6, 12]
+    assert [row["step"] for row in history(moved)] == [7, 14]
     assert json.loads((moved / "run.json").read_text())["processes"] == 1
     assert (tmp_path / "trace.0").read_text() == (
         "ConfigError: cannot resume with other settings: the run has 4 clips a step, over 2 processes; got "

@@ -16,7 +16,9 @@ def test_a_killed_worker_is_restarted_from_the_last_checkpoint(tmp_path: Path) -
     restarted = {**options, "kill_at": 5, "kill_rank": 1, "once": str(tmp_path / "once"), "batches": str(batches)}
     statuses, said = run_jobs(tmp_path, [(whole, options), (killed, restarted)])
     assert statuses == [[0, 0], [0]], said
-    assert "terminated with signal SIGKILL" in said
+    # which of the two the agent hears of first, the killed one or the one that lost it, is chance
+    assert (tmp_path / "once").exists()
+    assert "failed (exitcode: " in said
     given = [int(line) for line in batches.read_text().split()]
     # it went on, and did not begin anew
     assert given[:5] == [0, 1, 2, 3, 4]
