@@ -253,7 +253,10 @@ def test_an_upload_shows_its_progress_and_can_be_cancelled(page: Page, app_mater
     upload(page, {"name": "slow.mp4", "mimeType": "video/mp4", "buffer": padded})
     until(page, "/^[1-9][0-9]? % sent$/.test(document.querySelector('#uploads .hint')?.textContent)")
     assert 0 < page.evaluate("document.querySelector('#uploads progress').value") < 1
-    page.get_by_role("button", name="Cancel").click()
+    # the server may have all of it by now, whatever the browser shows: it must be gone there too
+    with page.expect_response(lambda response: "/api/uploads/" in response.url) as cancelled:
+        page.get_by_role("button", name="Cancel").click()
+    assert cancelled.value.status == 204
     assert page.locator("#uploads .upload").count() == 0
     session.send("Network.emulateNetworkConditions", {**slow, "uploadThroughput": -1})
     page.reload()

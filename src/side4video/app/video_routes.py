@@ -13,19 +13,24 @@ from side4video.app.videos import Video
 from side4video.app.web import APIRouter, FileResponse, JSONResponse, Request, Response
 
 _TOP = 8
+_MAX_UPLOAD_NAME = 64
 
 
 def add_video_routes(router: APIRouter, page: Page) -> None:
     """Put these addresses on the page."""
 
     async def upload(request: Request) -> Response:
-        """A video as the body of a request; its name, percent-encoded, in `X-File-Name`."""
+        """A video as the body of a request; its name, percent-encoded, in `X-File-Name`.
+
+        With `X-Upload`, a name of the browser's choice, the upload can be cancelled by it at any time.
+        """
         session = session_of(request)
         video: Video | None = None
         chunks = aiter(request.stream())
         try:
             length = check_length(request.headers.get("content-length"), page.limits)
             video = page.videos.admit(unquote(request.headers.get("x-file-name", "")), session.videos)
+            video.upload = request.headers.get("x-upload", "")[:_MAX_UPLOAD_NAME]
             await receive(chunks, video.path, length, page.workspace, page.limits)
             video.info, media_type = await page.intake.run(partial(look_at, video.path, page.limits))
         except BaseException as error:
@@ -38,6 +43,13 @@ def add_video_routes(router: APIRouter, page: Page) -> None:
             page.analysis.play_original(video, media_type)
         page.worker.submit(video)
         return JSONResponse(page.video_json(video), 201)
+
+    async def cancel(request: Request) -> Response:
+        """Cancel an upload: the server may have all of it, and the browser still no answer."""
+        session, name = session_of(request), request.path_params["name"]
+        for video in [video for video in session.videos.values() if video.upload == name]:
+            page.videos.remove(video, session.videos)
+        return Response(status_code=204)
 
     async def show(request: Request) -> Response:
         """How far a video is, and what has been found."""
@@ -90,6 +102,7 @@ def add_video_routes(router: APIRouter, page: Page) -> None:
 
     one = "/api/videos/{video_id}"
     router.add_api_route("/api/videos", upload, methods=["POST"], response_model=None)
+    router.add_api_route("/api/uploads/{name}", cancel, methods=["DELETE"], response_model=None)
     router.add_api_route(one, show, methods=["GET"], response_model=None)
     router.add_api_route(one, remove, methods=["DELETE"], response_model=None)
     router.add_api_route(f"{one}/media", media, methods=["GET", "HEAD"], response_model=None)

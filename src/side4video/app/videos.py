@@ -29,6 +29,8 @@ class Video:
     name: str
     path: Path
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    upload: str = ""
+    """What the visitor's browser calls the upload, which it can cancel before it has been told the id."""
     state: VideoState = "uploading"
     error: str = ""
     info: dict[str, Any] = field(default_factory=dict[str, Any])

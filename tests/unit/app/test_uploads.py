@@ -53,6 +53,21 @@ def test_a_video_goes_through_its_stages_and_is_played_in_parts(temp: Path, clip
         assert files_in(temp) == []
 
 
+def test_an_upload_can_be_cancelled_by_the_browsers_own_name_of_it(temp: Path, clip: bytes) -> None:
+    with open_page(temp) as client:
+        kept = client.post("/api/videos", content=clip, headers={"X-Upload": "one"}).json()["id"]
+        client.post("/api/videos", content=clip, headers={"X-Upload": "two"})
+        settled(client, kept)
+        cookies = dict(client.cookies)
+        client.cookies.clear()
+        assert client.delete("/api/uploads/two").status_code == 204  # a stranger's word counts for nothing
+        client.cookies.clear()
+        client.cookies.update(cookies)
+        assert len(client.get("/api/state").json()["videos"]) == 2
+        assert client.delete("/api/uploads/two").status_code == 204
+        assert [video["id"] for video in client.get("/api/state").json()["videos"]] == [kept]
+
+
 def test_each_visitor_sees_only_their_own(temp: Path, clip: bytes) -> None:
     with open_page(temp) as client:
         mine = client.post("/api/videos", content=clip).json()["id"]

@@ -63,10 +63,15 @@ export async function upload(file, limits, onDone) {
     cancel.onclick = close;
   };
   let isCancelled = false;
+  // not crypto.randomUUID: browsers have it on secure pages only
+  const name = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
   cancel.onclick = () => {
     isCancelled = true;
-    if (request) request.abort();
     close();
+    if (!request) return;
+    request.abort();
+    // the server may have all of the file already, with its answer on the way
+    ask(`/api/uploads/${name}`, { method: "DELETE", keepalive: true }).catch(() => {});
   };
   let reason;
   try {
@@ -79,6 +84,7 @@ export async function upload(file, limits, onDone) {
   request = new XMLHttpRequest();
   request.open("POST", "/api/videos");
   request.setRequestHeader("X-File-Name", inHeader(file.name));
+  request.setRequestHeader("X-Upload", name);
   request.setRequestHeader("Content-Type", "application/octet-stream");
   request.upload.onprogress = (event) => {
     bar.value = event.loaded / event.total;
