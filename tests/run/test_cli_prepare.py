@@ -90,8 +90,11 @@ def test_pictures_and_times_stay_what_they_are(tmp_path: Path) -> None:
         assert error.max() < 6
         assert (before - new.read([*range(1, 29), 0]).float()).abs().mean() > 2 * error.mean(), "in order"
     with av.open(str(tmp_path / "new.mp4")) as container:
-        keys = [n for n, packet in enumerate(p for p in container.demux(video=0) if p.size) if packet.is_keyframe]
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    keys = [number for number, packet in enumerate(packets) if packet.is_keyframe]
     assert max(np.diff([*keys, 29])) <= 7
+    times = [packet.pts for packet in packets]
+    assert times == sorted(times), "no B-frames: with them x264 is not the same twice on small pictures"
 
 
 @pytest.mark.parametrize(
@@ -162,8 +165,9 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path, capsys: pytest.CaptureF
     for name in ("train.txt", "val.txt", "classes.csv", "prepare.json"):
         assert (dst / name).read_bytes() == (straight / name).read_bytes()
     for path in straight.glob("videos/*.mp4"):
-        with open_video(path) as one, open_video(dst / "videos" / path.name) as other:
-            assert one.info.num_frames == other.info.num_frames == 11
+        assert path.read_bytes() == (dst / "videos" / path.name).read_bytes()
+        with open_video(path) as one:
+            assert one.info.num_frames == 11
 
 
 def test_a_full_disk_stops_it_and_keeps_what_is_done(

@@ -53,7 +53,8 @@ def mp4_bytes(frames_FHWC: NDArray[np.uint8], seconds_F: Sequence[float]) -> byt
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1
         stream.codec_context.time_base = clock
-        stream.options = {"crf": "20", "preset": "veryfast"}
+        # with B-frames a small picture is not always encoded to the same bytes
+        stream.options = {"crf": "20", "preset": "veryfast", "bf": "0"}
         for picture_HWC, seconds in zip(frames_FHWC, seconds_F, strict=True):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture_HWC[:height, :width]), format="rgb24")
             last = max(last + 1, round((seconds - seconds_F[0]) * _CLOCK))

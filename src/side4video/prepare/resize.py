@@ -156,7 +156,10 @@ def _encode(source: Path, form: Form, pattern: str | None) -> tuple[bytes, int]:
             context = stream.codec_context
             context.thread_count = 1
             context.time_base = Fraction(1, _CLOCK)
-            stream.options = {"crf": str(form.crf), "preset": "veryfast", "g": str(form.gop), "sc_threshold": "0"}
+            # with B-frames a small picture is not always encoded to the same bytes (x264's lookahead reads memory that
+            # nobody wrote); without them a frame also decodes without those after it, and files are no larger
+            still = {"sc_threshold": "0", "bf": "0"}
+            stream.options = {"crf": str(form.crf), "preset": "veryfast", "g": str(form.gop), **still}
             for seconds, picture_HWC in _frames(source, pattern):
                 frame = _scaled(picture_HWC, form, "yuv420p")
                 if count == 0:
