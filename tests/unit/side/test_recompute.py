@@ -63,6 +63,18 @@ def make_network(spec: SideSpec, memory: str) -> SideNetwork:
     return network
 
 
+def rolled(make_inputs, places: int):
+    """The same clips, each `places` further: the same sums of gradients, rounded otherwise."""
+
+    def make(*args, **kwargs):
+        clip_BTCHW, layers = make_inputs(*args, **kwargs)
+        return clip_BTCHW.roll(places, 0), [
+            replace(layer, tokens_BTAD=layer.tokens_BTAD.roll(places, 0)) for layer in layers
+        ]
+
+    return make
+
+
 def run(
     network: SideNetwork,
     make_inputs,
@@ -77,10 +89,10 @@ def run(
     )
     clip_BTCHW = clip_BTCHW.to(dtype)
     layers = [replace(layer, tokens_BTAD=layer.tokens_BTAD.to(dtype)) for layer in layers]
-    weights_BTS = torch.randn(*clip_BTCHW.shape[:2], WIDTH, generator=torch.Generator().manual_seed(8))
+    weights_TS = torch.randn(clip_BTCHW.shape[1], WIDTH, generator=torch.Generator().manual_seed(8))
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         frames_BTS = network(clip_BTCHW, iter(layers)).frames_BTS
-    (frames_BTS.to(dtype) * weights_BTS.to(dtype)).sum().backward()
+    (frames_BTS.to(dtype) * weights_TS.to(dtype)).sum().backward()
     return frames_BTS.detach(), {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
 
 
@@ -109,21 +121,26 @@ def zero_in_theory(gradients: dict[str, Tensor]) -> frozenset[str]:
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 def test_every_mode_equals_fast(spec: SideSpec, mode: str, make_inputs) -> None:
     torch.set_num_threads(1)
-    zero: frozenset[str] = frozenset()
     exact: dict[str, Tensor] = {}
     # in float64 nothing but the same formula can come so near; float32 is what is trained in
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
         plain, lean = (make_network(spec, memory).to(dtype).train() for memory in ("fast", mode))
         out, gradients = run(plain, make_inputs, dtype=dtype)
         lean_out, lean_gradients = run(lean, make_inputs, dtype=dtype)
-        if dtype == torch.float64:
-            exact, zero = gradients, zero_in_theory(gradients)
-            assert all(name.endswith("bias") for name in zero)
         assert float((out - lean_out).abs().max()) <= tolerance * float(out.abs().max())
         assert gradients.keys() == dict(plain.named_parameters()).keys()
-        # where float32 itself is farther from the truth than that, two runs of it may be twice as far from each other
-        own_error = worst({name: value.double() for name, value in gradients.items()}, exact, zero)
-        assert worst(lean_gradients, gradients, zero) < max(tolerance, 2 * own_error)
+        if dtype == torch.float64:
+            exact = gradients
+            assert all(name.endswith("bias") for name in zero_in_theory(exact))
+        if dtype == torch.float64 or spec in DIALECTS.values():
+            assert worst(lean_gradients, gradients, zero_in_theory(exact)) < tolerance
+        # some variants amplify the rounding of float32: they may be as far from the truth as the plain run is, which is
+        # asked with the same clips in every order, because one rounding is a matter of luck
+        own_errors = [
+            distance(run(make_network(spec, "fast").to(dtype).train(), rolled(make_inputs, n), dtype=dtype)[1], exact)
+            for n in range(BATCH)
+        ]
+        assert distance(lean_gradients, exact) < max(0.2 * tolerance, 2 * max(own_errors))
         for name, buffer in plain.named_buffers():
             torch.testing.assert_close(lean.get_buffer(name), buffer, atol=tolerance, rtol=tolerance, msg=name)
         assert all(int(b) == 1 for n, b in lean.named_buffers() if n.endswith("num_batches_tracked"))

@@ -6,7 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from side4video.side import temporal
 from side4video.side.temporal import DepthwiseTime, TemporalAttention, TemporalConv, depthwise_time
+
+as_conv2d = temporal._as_conv2d
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
@@ -39,6 +42,37 @@ def test_depthwise_gradients_are_autograds_own(kernel: int, num_frames: int) -> 
     # frozen tokens below: nothing is computed for them
     below = module(x_BTNS.detach())
     torch.testing.assert_close(torch.autograd.grad(below, wanted[1:], grad_BTNS), expected[1:], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 8e-3)])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("num_frames", [1, 2, 7])
+@pytest.mark.parametrize("shape", ["whole", "slice"])
+def test_the_processors_own_kernel_is_the_same(
+    shape: str, num_frames: int, kernel: int, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, used = DepthwiseTime(24, kernel), []
+    monkeypatch.setattr(temporal, "_as_conv2d", lambda *args: used.append(True) or as_conv2d(*args))
+    x_BTNS = torch.randn(2, num_frames, 9, 24).to(dtype)
+    grad_BTNS = torch.randn(2, num_frames, 9, 24).to(dtype)
+    # tokens without the first, as a side block cuts them off: rows are apart in memory
+    x_BTNS = (x_BTNS[:, :, 1:] if shape == "slice" else x_BTNS).requires_grad_()
+    grad_BTNS = grad_BTNS[:, :, : x_BTNS.shape[2]]
+    wanted = (x_BTNS, module.weight, module.bias)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        out_BTNS = module(x_BTNS)
+    has_kernel = dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert bool(used) == (kernel > 1 and torch.backends.mkldnn.is_available() and has_kernel)
+    assert out_BTNS.dtype == dtype
+    exact = [tensor.detach().double().requires_grad_() for tensor in wanted]
+    with torch.no_grad():  # of the weights that the kernel sees
+        exact[1].copy_(module.weight.to(dtype))
+        exact[2].copy_(module.bias.to(dtype))
+    truth_BTNS = depthwise_time(*exact)
+    found = [out_BTNS, *torch.autograd.grad(out_BTNS, wanted, grad_BTNS)]
+    expected = [truth_BTNS, *torch.autograd.grad(truth_BTNS, exact, grad_BTNS.double())]
+    for one, truth in zip(found, expected, strict=True):
+        assert float((one.double() - truth).detach().abs().max()) <= tolerance * float(truth.detach().abs().max())
 
 
 def test_conv_mixes_neighbours_only() -> None:
