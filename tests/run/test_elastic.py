@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
-from run.test_distributed import SMALL, history, run_jobs
+from run.small_runs import CLASSES, draw_clip, settings
+from run.test_distributed import ENVIRONMENT, SMALL, history, run_jobs
 
 
 def test_a_killed_worker_is_restarted_from_the_last_checkpoint(tmp_path: Path) -> None:
@@ -28,3 +36,34 @@ def test_a_killed_worker_is_restarted_from_the_last_checkpoint(tmp_path: Path) -
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
     assert history(killed) == history(whole)
     assert json.loads((killed / "run.json").read_text())["status"] == "finished"
+
+
+def test_the_command_of_the_docs_survives_a_killed_worker(tmp_path: Path) -> None:
+    for number, name in enumerate(CLASSES * 4):
+        draw_clip(tmp_path / "clips" / "train" / name / f"{number}.mp4", name, seed=number)
+        draw_clip(tmp_path / "clips" / "val" / name / f"{number}.mp4", name, seed=50 + number)
+    out = tmp_path / "run"
+    agent = ["-m", "torch.distributed.run", "--nnodes=1", "--nproc_per_node=2", "--rdzv_backend=c10d"]
+    agent += ["--rdzv_endpoint=localhost:0", "--max_restarts=1", "--monitor_interval=0.05"]
+    words = ["-m", "side4video.cli.main", "train", str(tmp_path / "clips" / "train")]
+    words += ["--val", str(tmp_path / "clips" / "val"), "--out", str(out), "--resume", "--epochs", "12"]
+    more = settings("data.batch_size=3", "optim.warmup_epochs=0", "train.loggers=[csv]", "train.save_every_steps=1")
+    command = [sys.executable, *agent, *words, *more]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=ENVIRONMENT, text=True) as running:
+        saved, worker = 0, 0
+        deadline = time.monotonic() + 100
+        while saved < 5 and running.poll() is None and time.monotonic() < deadline:
+            saved = max((int(path.name.split("-")[1]) for path in out.glob("state/step-*[0-9]")), default=0)
+            time.sleep(0.02)
+        if running.poll() is None:
+            worker = int(Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()[-1])
+            os.kill(worker, signal.SIGKILL)
+        _, said = running.communicate(timeout=150)
+    assert worker, said
+    assert saved >= 5, said
+    assert running.returncode == 0, said
+    (resumed,) = re.findall(r"resuming after (\d+) of 24 batches", said)
+    assert int(resumed) >= saved, said
+    with (out / "metrics.csv").open() as file:
+        assert [int(row["epoch"]) for row in csv.DictReader(file)] == [*range(1, 13)]
+    assert json.loads((out / "run.json").read_text())["status"] == "finished"

@@ -22,7 +22,8 @@ from side4video.data.decode import VideoReader
 from side4video.data.sampling import FrameSampler
 from side4video.data.transforms import TestTransform
 from side4video.errors import CheckpointError
-from side4video.streaming.scorers import MiddleCrop
+from side4video.streaming.scorers import ClassScorer, MiddleCrop, Transform
+from side4video.streaming.together import ClipJob, score_together
 from side4video.tasks.recognition import VideoClassifier
 from side4video.tasks.retrieval import VideoTextModel
 from side4video.training.checkpoint import BACKBONE, CONFIG
@@ -30,7 +31,6 @@ from side4video.training.files import read_json
 from side4video.training.runtime import Runtime, start
 
 NUM_CLIPS = 4
-_VIEWS_PER_PASS = 8
 _CHUNK_BYTES = 64 * 2**20
 
 
@@ -89,17 +89,16 @@ class Looks:
     sampler: FrameSampler
     transform: MiddleCrop
 
-    def read(self, reader: VideoReader, progress: Callable[[float], None]) -> Tensor:
-        """All views as `clips_VTCHW`."""
+    def read(self, reader: VideoReader, progress: Callable[[float], None]) -> tuple[Tensor, Tensor]:
+        """`frames_FCHW`, every frame that a view wants once, and `places_VT`, where those of each view are in them."""
         clips = self.sampler.test(reader.info.num_frames, NUM_CLIPS)
         needed = sorted({index for clip in clips for index in clip})
         parts: list[Tensor] = []
         for part_TCHW in self.in_parts(reader, needed):
             parts.append(self.transform(part_TCHW))
             progress(sum(map(len, parts)) / len(needed))
-        frames_UCHW = torch.cat(parts)
         place = {index: number for number, index in enumerate(needed)}
-        return torch.stack([frames_UCHW[[place[index] for index in clip]] for clip in clips])
+        return torch.cat(parts), torch.tensor([[place[index] for index in clip] for clip in clips])
 
     def in_parts(self, reader: VideoReader, numbers: Sequence[int]) -> Iterator[Tensor]:
         """uint8 frames of full size, TCHW, a few at a time: those of a large video would fill the memory."""
@@ -132,9 +131,12 @@ class Recognisers:
                 def tell(share: float, before: int = len(found), more: int = len(runs)) -> None:
                     progress((before + 0.5 * share * more) / len(self.runs))
 
-                clips_VTCHW = looks.read(reader, tell)
-                models = [run.model for run in runs if isinstance(run.model, VideoClassifier)]
-                for run, scores_K in zip(runs, score_views(models, clips_VTCHW, self.runtime), strict=True):
+                frames_FCHW, places_VT = looks.read(reader, tell)
+                jobs = [ClipJob(scorer_of(run, looks.transform), places_VT) for run in runs]
+                with self.runtime.autocast():
+                    scored = score_together(jobs, frames_FCHW, frame_slice=runs[0].settings.backbone.frame_slice)
+                for run, scores_VK in zip(runs, scored, strict=True):
+                    scores_K = scores_VK.double().mean(0)
                     if not bool(torch.isfinite(scores_K).all()):
                         raise CheckpointError(f"the run {run.name} gives scores that are no numbers: it is damaged")
                     found[run.name] = scores_K
@@ -142,22 +144,10 @@ class Recognisers:
         return found
 
 
-@torch.no_grad()
-def score_views(models: Sequence[VideoClassifier], clips_VTCHW: Tensor, runtime: Runtime) -> list[Tensor]:
-    """Each model's `scores_K` of one video, float64: softmax of each of V views, averaged; one pass of the backbone."""
-    backbone, frame_slice = models[0].backbone, models[0].video.frame_slice
-    taps = sorted({tap for model in models for tap in model.side.taps})
-    scores: list[list[Tensor]] = [[] for _ in models]
-    with runtime.autocast():
-        for part in clips_VTCHW.split(_VIEWS_PER_PASS):
-            part_VTCHW = part.to(runtime.device)
-            layers = list(backbone.stream(part_VTCHW, taps, frame_slice=frame_slice))
-            for model, own in zip(models, scores, strict=True):
-                frames_BTS = model.side(
-                    part_VTCHW, (layer for layer in layers if layer.layer in model.side.taps)
-                ).frames_BTS
-                own.append(model.head(frames_BTS.mean(1)).cpu().double().softmax(-1))
-    return [torch.cat(own).mean(0) for own in scores]
+def scorer_of(run: LoadedRun, transform: Transform) -> ClassScorer:
+    """A classifier as something that scores windows."""
+    assert isinstance(run.model, VideoClassifier)
+    return ClassScorer(run.name, run.model, run.settings.data.num_frames, transform)
 
 
 def looks_of(run: LoadedRun) -> Looks:

@@ -11,11 +11,11 @@ from typing import Any
 from side4video.app.footage import Clips, Footage
 from side4video.app.limits import Limits
 from side4video.app.playback import MP4_TYPE, write_playable
-from side4video.app.recognise import LoadedRun, Recognisers, class_names, looks_of
+from side4video.app.recognise import LoadedRun, Recognisers, class_names, looks_of, scorer_of
 from side4video.app.refusal import RefusalError
 from side4video.app.saliency import saliency_of
 from side4video.app.text_search import TextFinder
-from side4video.app.timelines import scorer_of, timelines_of, usual_window
+from side4video.app.timelines import timelines_of, usual_window
 from side4video.app.videos import Video
 from side4video.app.worker import Progress, Stage
 from side4video.app.workspace import Workspace

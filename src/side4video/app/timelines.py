@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from side4video.app.recognise import LoadedRun
 from side4video.search.embedding import DEFAULT_FPS
 from side4video.streaming.scorers import ClassScorer
 from side4video.streaming.thumbnails import Thumbnail
@@ -73,12 +72,6 @@ def timelines_of(
         shown |= {timeline.model: _as_json(timeline) for timeline in found}
         thumbnails = thumbnails or found[0].thumbnails
     return Timelines([shown[scorer.name] for scorer in scorers], thumbnails)
-
-
-def scorer_of(run: LoadedRun, transform: Any) -> ClassScorer:
-    """A run as something that scores windows."""
-    model: Any = run.model
-    return ClassScorer(run.name, model, run.settings.data.num_frames, transform)
 
 
 def _as_json(timeline: Timeline) -> dict[str, Any]:

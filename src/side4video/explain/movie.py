@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from fractions import Fraction
 from itertools import pairwise
 
 import av
@@ -17,9 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from side4video.data.encode import encode_h264
+
 MAX_MP4_FRAMES = 240
 MAX_GIF_FRAMES = 48
-_CLOCK = 90_000
 _GIF_STEP_MS = 20
 """What browsers show; they slow down what is faster."""
 
@@ -46,22 +46,10 @@ def maps_between(maps_TYX: Tensor, explained: Sequence[int], shown: Sequence[int
 def mp4_bytes(frames_FHWC: NDArray[np.uint8], seconds_F: Sequence[float]) -> bytes:
     """H.264 in mp4, each frame at its time; an odd last row or column of pixels is cut off."""
     height, width = (max(2, side - side % 2) for side in frames_FHWC.shape[1:3])
-    buffer = io.BytesIO()
-    clock, last = Fraction(1, _CLOCK), -1
-    with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.codec_context.thread_count = 1
-        stream.codec_context.time_base = clock
-        # with B-frames a small picture is not always encoded to the same bytes
-        stream.options = {"crf": "20", "preset": "veryfast", "bf": "0"}
-        for picture_HWC, seconds in zip(frames_FHWC, seconds_F, strict=True):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture_HWC[:height, :width]), format="rgb24")
-            last = max(last + 1, round((seconds - seconds_F[0]) * _CLOCK))
-            frame.pts, frame.time_base = last, clock
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return buffer.getvalue()
+    pictures = (np.ascontiguousarray(picture_HWC[:height, :width]) for picture_HWC in frames_FHWC)
+    frames = (av.VideoFrame.from_ndarray(picture_HWC, format="rgb24") for picture_HWC in pictures)
+    content, _ = encode_h264(zip([s - seconds_F[0] for s in seconds_F], frames, strict=True), crf=20)
+    return content
 
 
 def gif_bytes(frames_FHWC: NDArray[np.uint8], seconds_F: Sequence[float]) -> bytes:

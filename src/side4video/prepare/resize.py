@@ -8,13 +8,11 @@ Shapes: as the project legend.
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
@@ -24,12 +22,12 @@ import numpy as np
 from av.video.reformatter import Interpolation
 
 from side4video.data.decode import open_video
+from side4video.data.encode import encode_h264
 from side4video.errors import VideoError
 from side4video.training.files import write_bytes
 
 Target = Literal["videos", "frames"]
 _FRAMES_AT_ONCE = 32
-_CLOCK = 90_000
 _JPEG_QUALITY = 95
 # of a frame folder's pictures, which have no times: Something-Something V1 was extracted at 12 a second
 FOLDER_FPS = 12
@@ -147,32 +145,11 @@ def _scaled(picture_HWC: np.ndarray, form: Form, pixels: str) -> av.VideoFrame:
 
 
 def _encode(source: Path, form: Form, pattern: str | None) -> tuple[bytes, int]:
-    buffer = io.BytesIO()
-    count, last = 0, -1
+    pictures = ((seconds, _scaled(picture_HWC, form, "yuv420p")) for seconds, picture_HWC in _frames(source, pattern))
     try:
-        with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
-            stream = container.add_stream("libx264", rate=25)
-            stream.pix_fmt = "yuv420p"
-            context = stream.codec_context
-            context.thread_count = 1
-            context.time_base = Fraction(1, _CLOCK)
-            # with B-frames a small picture is not always encoded to the same bytes (x264's lookahead reads memory that
-            # nobody wrote); without them a frame also decodes without those after it, and files are no larger
-            still = {"sc_threshold": "0", "bf": "0"}
-            stream.options = {"crf": str(form.crf), "preset": "veryfast", "g": str(form.gop), **still}
-            for seconds, picture_HWC in _frames(source, pattern):
-                frame = _scaled(picture_HWC, form, "yuv420p")
-                if count == 0:
-                    stream.width, stream.height = frame.width, frame.height
-                # two frames with one time stamp would be one frame
-                last = max(last + 1, round(seconds * _CLOCK))
-                frame.pts, frame.time_base = last, context.time_base
-                container.mux(stream.encode(frame))
-                count += 1
-            container.mux(stream.encode(None))
+        return encode_h264(pictures, crf=form.crf, gop=form.gop)
     except av.error.FFmpegError as error:
         raise VideoError(source, f"cannot be encoded: {error.strerror}") from error
-    return buffer.getvalue(), count
 
 
 def _write_frames(source: Path, folder: Path, form: Form, pattern: str | None) -> int:
