@@ -24,6 +24,7 @@ from torch import Tensor
 
 from side4video.backbones.base import FrozenBackbone
 from side4video.backbones.trunk import LayerTokens
+from side4video.side.fusion import NormedTokens
 from side4video.side.network import ProjectedTokens, SideNetwork, SideOutput, StemParts
 
 FRAME_SLICE = 16
@@ -134,10 +135,10 @@ class _SideFrames:
         if self._side.stem is not None:
             self._stem_BTNR = _joined(self._stem_BTNR, self._side.stem.parts(clip_BTCHW))
 
-    def take(self, layer: LayerTokens) -> None:
-        """A layer of those frames, if the side network taps it."""
+    def take(self, layer: LayerTokens, known: NormedTokens) -> None:
+        """A layer of those frames, if the side network taps it; `known` is what side networks share of it."""
         if layer.layer in self._side.taps:
-            new, held = self._side.project(layer.layer, layer), self._layers.get(layer.layer)
+            new, held = self._side.project(layer.layer, layer, known), self._layers.get(layer.layer)
             self._layers[layer.layer] = ProjectedTokens(
                 _joined(held and held.patches_BTNS, new.patches_BTNS),
                 _joined(held and held.class_BTS, new.class_BTS),
@@ -261,8 +262,9 @@ class WindowStream:
             shared.begin(clip_BTCHW)
         # one layer at a time: no second copy of all of them
         for layer in self.backbone.stream(clip_BTCHW, self._all_taps):
+            known: NormedTokens = {}
             for shared in self._shared.values():
-                shared.take(layer)
+                shared.take(layer, known)
             if layer.layer in self.taps:
                 self._keep(layer)
         frames_FCHW = self._frames_FCHW

@@ -64,6 +64,6 @@ def test_the_command_of_the_docs_survives_a_killed_worker(tmp_path: Path) -> Non
     assert running.returncode == 0, said
     (resumed,) = re.findall(r"resuming after (\d+) of 24 batches", said)
     assert int(resumed) >= saved, said
-    with (out / "metrics.csv").open() as file:
+    with (out / "logs" / "epochs.csv").open() as file:
         assert [int(row["epoch"]) for row in csv.DictReader(file)] == [*range(1, 13)]
     assert json.loads((out / "run.json").read_text())["status"] == "finished"

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from side4video.side.kernels import apply_linear
 from side4video.side.norms import apply_norm, layer_norm, make_norm, runs_on_cpu
 from side4video.side.recompute import Run, run_plain
 from side4video.side.spec import SideSpec
@@ -142,7 +143,9 @@ class SpatialAttention(nn.Module):
     def inner(self, tokens_BTQS: Tensor) -> Tensor:
         """All but the last linear map."""
         tokens_IQS = tokens_BTQS.flatten(0, 1)
-        query, key, value = self.qkv(tokens_IQS).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = (
+            apply_linear(self.qkv, tokens_IQS).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        )
         mixed_IMS = attend(query[:, :, 1:], key, value).transpose(1, 2).flatten(-2)
         return mixed_IMS.unflatten(0, tokens_BTQS.shape[:2])
 
@@ -176,7 +179,7 @@ class FeedForward(nn.Module):
 
     def inner(self, x_BTMS: Tensor) -> Tensor:
         """All but the last linear map."""
-        return F.gelu(self.fc1(x_BTMS))
+        return apply_linear(self.fc1, x_BTMS, gelu=True)
 
     def forward(self, x_BTMS: Tensor) -> Tensor:
         return self.last(self.inner(x_BTMS))

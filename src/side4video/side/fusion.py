@@ -14,6 +14,10 @@ from torch import Tensor, nn
 
 from side4video.side.norms import layer_norm, own_precision
 
+NormedTokens = dict[tuple[torch.dtype, float], Tensor]
+"""A frozen block's tokens behind the layer norm of a projection, which has no weights of its own (`Projection.last`):
+the same for every side network that computes in that precision with that epsilon."""
+
 
 class Projection(nn.Module):
     """Layer norm and linear map from the backbone's width D to the side width S, in either order."""
@@ -35,8 +39,16 @@ class Projection(nn.Module):
         weight_SD = self.linear.weight
         return weight_SD * self.norm.weight, self.linear.bias + (weight_SD * self.norm.bias).sum(1)
 
-    def inner(self, tokens_BTAD: Tensor) -> Tensor:
-        """All that comes before `last`."""
+    def inner(self, tokens_BTAD: Tensor, known: NormedTokens | None = None) -> Tensor:
+        """All that comes before `last`; `known` is where others may have left it."""
+        if known is None or self.norm_at != "input":
+            return self._inner(tokens_BTAD)
+        key = (self.linear.weight.dtype, self.norm.eps)
+        if key not in known:
+            known[key] = self._inner(tokens_BTAD)
+        return known[key]
+
+    def _inner(self, tokens_BTAD: Tensor) -> Tensor:
         if tokens_BTAD.is_meta or not torch.is_autocast_enabled(tokens_BTAD.device.type):
             # the backbone may run in another precision than the side network
             tokens_BTAD = tokens_BTAD.to(self.linear.weight.dtype)

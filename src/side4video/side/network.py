@@ -5,7 +5,7 @@ size are free: the position table is resampled when the grid differs from the on
 
 Source: Side4Video, arXiv:2311.15769, "Side4Video". We differ in the stem's arithmetic only: the (3, p, p) convolution
 runs as one image convolution with three times the channels and a sum over time, which needs no video layout.
-Shapes: R = 3S, what a frame contributes to its neighbours and itself.
+Shapes: R = 3S, what a frame contributes to its neighbours and itself; P, the numbers of a patch's pixels.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from side4video.errors import ConfigError
 from side4video.side.block import PLAIN, BlockRuns, SideBlock
-from side4video.side.fusion import Projection, fuse, shift_class_tokens
+from side4video.side.fusion import NormedTokens, Projection, fuse, shift_class_tokens
 from side4video.side.init import initialise
+from side4video.side.kernels import computing_dtype, has_kernels, linear
 from side4video.side.norms import apply_norm, make_norm
 from side4video.side.offload import TokenStore
 from side4video.side.recompute import SLICE_FRAMES, Recompute, Run, Sliced, run_plain
@@ -176,10 +177,13 @@ class SideNetwork(nn.Module):
             yield stream
 
     @torch.no_grad()
-    def project(self, tap: int, layer: FrozenTokens) -> ProjectedTokens:
-        """What the projection of this tap makes of its tokens, without gradients."""
+    def project(self, tap: int, layer: FrozenTokens, known: NormedTokens | None = None) -> ProjectedTokens:
+        """What the projection of this tap makes of its tokens, without gradients.
+
+        Side networks that look at the same tokens can hand `known` on, empty at first: they are normalised once.
+        """
         layout = _Layout(layer.num_prefix, layer.has_class_token, layer.grid_YX)
-        projected = self._project(layout, self.taps.index(tap), run_plain, layer.tokens_BTAD)
+        projected = self._project(layout, self.taps.index(tap), run_plain, layer.tokens_BTAD, known)
         return ProjectedTokens(*projected, layer.grid_YX)
 
     def compile_blocks(self, **options: Any) -> None:
@@ -268,12 +272,17 @@ class SideNetwork(nn.Module):
         assert isinstance(block, SideBlock)
         return block
 
-    def _project(self, layout: _Layout, index: int, run: Run, tokens_BTAD: Tensor) -> tuple[Tensor, Tensor]:
+    def _project(
+        self, layout: _Layout, index: int, run: Run, tokens_BTAD: Tensor, known: NormedTokens | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Projected patches and class token; a backbone without one lends the frame's mean patch."""
         projection = self.projections[index]
         assert isinstance(projection, Projection)
         last = projection.last()
-        project = partial(run, projection.inner, last, () if last else (projection,))
+        # what is known is of all tokens together
+        shared = None if not layout.has_class_token else known
+        inner = projection.inner if shared is None else partial(projection.inner, known=shared)
+        project = partial(run, inner, last, () if last else (projection,))
         if layout.has_class_token:
             # split: its gradient is written once, where each slice would fill a whole tensor of its own
             rest = tokens_BTAD.shape[2] - layout.num_prefix
@@ -354,6 +363,10 @@ class Stem(nn.Module):
     def parts(self, clip_BTCHW: Tensor) -> Tensor:
         """What each frame contributes to its next, own and previous frame, R = 3S: one image convolution."""
         kernels = self.weight.transpose(1, 2).transpose(0, 1).flatten(0, 1)
+        if computing_dtype(clip_BTCHW) == torch.bfloat16 and has_kernels(clip_BTCHW, torch.bfloat16):
+            # three quarters of the time of the convolution
+            patches_BTNP = to_patches(clip_BTCHW.to(torch.bfloat16), self.patch_size)
+            return linear(patches_BTNP, kernels.flatten(1), None)
         parts_IRYX = F.conv2d(clip_BTCHW.flatten(0, 1), kernels, stride=self.patch_size)
         return parts_IRYX.flatten(2).transpose(1, 2).unflatten(0, tuple(clip_BTCHW.shape[:2]))
 
@@ -363,6 +376,15 @@ class Stem(nn.Module):
         patches_BTNS = own + F.pad(to_next[:, :-1], (0, 0, 0, 0, 1, 0)) + F.pad(to_previous[:, 1:], (0, 0, 0, 0, 0, 1))
         # added by hand, so it must follow the precision that autocast chose for the convolution
         return patches_BTNS + self.bias.to(patches_BTNS.dtype)
+
+
+def to_patches(clip_BTCHW: Tensor, patch_size: tuple[int, int]) -> Tensor:
+    """The pixels of each patch in the order of a convolution's weights, row by row; what fills no patch is cut off."""
+    height, width = patch_size
+    rows, columns = clip_BTCHW.shape[3] // height, clip_BTCHW.shape[4] // width
+    whole_BTCHW = clip_BTCHW[..., : rows * height, : columns * width]
+    parts_BTCYHXW = whole_BTCHW.unflatten(4, (columns, width)).unflatten(3, (rows, height))
+    return parts_BTCYHXW.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(2, 3)
 
 
 def _run_block(

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
+from side4video.side.kernels import apply_linear, linear
 from side4video.side.offload import TokenStore
 from side4video.slices import alike, pieces
 
@@ -73,8 +74,8 @@ def run_plain(
     """Just run it."""
     hidden = inner(*clips, *shared)
     if isinstance(last, tuple):
-        return nn.functional.linear(hidden, *last)
-    return hidden if last is None else last(hidden)
+        return linear(hidden, *last)
+    return hidden if last is None else apply_linear(last, hidden)
 
 
 class Sliced:

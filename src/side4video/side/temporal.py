@@ -9,7 +9,6 @@ Source: Side4Video, arXiv:2311.15769, "Side4Video", temporal convolution and its
 from __future__ import annotations
 
 import math
-from functools import cache
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from side4video.side.norms import own_precision, runs_on_cpu
+from side4video.side.kernels import apply_linear, depthwise_rows, has_kernels
 
 
 class TemporalConv(nn.Module):
@@ -36,7 +35,7 @@ class TemporalConv(nn.Module):
 
     def inner(self, x_BTNS: Tensor) -> Tensor:
         """All but the last linear map."""
-        return self.depthwise(self.pointwise_in(x_BTNS))
+        return self.depthwise(apply_linear(self.pointwise_in, x_BTNS))
 
     def forward(self, x_BTNS: Tensor) -> Tensor:
         return self.last(self.inner(x_BTNS))
@@ -56,39 +55,12 @@ class DepthwiseTime(nn.Module):
     def forward(self, x_BTNS: Tensor) -> Tensor:
         # by hand in the precision of the tokens: autocast would leave these operations alone
         weight_SK, bias_S = self.weight.to(x_BTNS.dtype), self.bias.to(x_BTNS.dtype)
-        if _has_fast_kernel(x_BTNS, weight_SK):
-            return _as_conv2d(x_BTNS, weight_SK, bias_S)
+        if weight_SK.shape[1] > 1 and has_kernels(x_BTNS, x_BTNS.dtype):  # at a kernel of 1 it is slow
+            return depthwise_rows(x_BTNS, weight_SK, bias_S)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             out: Tensor = _DepthwiseTime.apply(x_BTNS, weight_SK, bias_S)  # pyright: ignore[reportAssignmentType]
             return out
         return depthwise_time(x_BTNS, weight_SK, bias_S)
-
-
-def _has_fast_kernel(x_BTNS: Tensor, weight_SK: Tensor) -> bool:
-    """Whether oneDNN's depthwise convolution is there, and faster: it is slow at a kernel of 1, and at nothing else."""
-    if not runs_on_cpu(x_BTNS) or torch.compiler.is_compiling() or weight_SK.shape[1] == 1:
-        return False
-    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
-        return False
-    return x_BTNS.dtype == torch.float32 or (x_BTNS.dtype == torch.bfloat16 and _has_bf16_kernels())
-
-
-@cache
-def _has_bf16_kernels() -> bool:
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def _as_conv2d(x_BTNS: Tensor, weight_SK: Tensor, bias_S: Tensor) -> Tensor:
-    """The tokens as a picture of T rows and N columns, channels last as they lie in memory.
-
-    Forward and backward take a seventh of the time of the other ways in bfloat16, and two fifths in float32 (8 frames
-    of 196 patches, 320 channels, one core).
-    """
-    weight_S1K1 = weight_SK[:, None, :, None]
-    x_BSTN = x_BTNS.permute(0, 3, 1, 2)
-    with own_precision(x_BTNS):
-        y_BSTN = F.conv2d(x_BSTN, weight_S1K1, bias_S, padding=(weight_SK.shape[1] // 2, 0), groups=weight_SK.shape[0])
-    return y_BSTN.permute(0, 2, 3, 1)
 
 
 def depthwise_time(x_BTNS: Tensor, weight_SK: Tensor, bias_S: Tensor) -> Tensor:
@@ -160,7 +132,7 @@ class TemporalAttention(nn.Module):
         """All but the last linear map."""
         # G: batch x place, the groups within which frames attend
         x_GTS = x_BTNS.transpose(1, 2).flatten(0, 1)
-        query, key, value = self.qkv(x_GTS).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = apply_linear(self.qkv, x_GTS).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         mixed_GTS = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(-2)
         return mixed_GTS.unflatten(0, (x_BTNS.shape[0], -1)).transpose(1, 2)
 

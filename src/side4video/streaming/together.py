@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from side4video.backbones.trunk import LayerTokens
+from side4video.side.fusion import NormedTokens
 from side4video.side.network import ProjectedTokens, SideNetwork, SideOutput, StemParts
 from side4video.streaming.scorers import Scorer
 
@@ -55,6 +56,9 @@ class _Walk:
     def __init__(self, job: ClipJob, places_VT: Tensor, stem_FNR: Tensor | None, frames_FCHW: Tensor) -> None:
         self.scorer = job.scorer
         self._places_VT = places_VT
+        # one clip of all frames in order needs no copy
+        frames = torch.arange(frames_FCHW.shape[0], device=places_VT.device)
+        self._is_all = len(places_VT) == 1 and torch.equal(places_VT[0], frames)
         self._coming: deque[ProjectedTokens] = deque()
         clip = frames_FCHW[places_VT[:1, :1]] if stem_FNR is None else StemParts(stem_FNR[places_VT])
         self._steps = job.scorer.side.stream(clip, self._arriving())
@@ -66,8 +70,10 @@ class _Walk:
 
     def step(self, projected: ProjectedTokens) -> None:
         """One side block further; `projected` holds all F frames."""
-        patches_VTNS, class_VTS = (x[0][self._places_VT] for x in (projected.patches_BTNS, projected.class_BTS))
-        self._coming.append(ProjectedTokens(patches_VTNS, class_VTS, projected.grid_YX))
+        if not self._is_all:
+            patches_VTNS, class_VTS = (x[0][self._places_VT] for x in (projected.patches_BTNS, projected.class_BTS))
+            projected = ProjectedTokens(patches_VTNS, class_VTS, projected.grid_YX)
+        self._coming.append(projected)
         self._side_VTMS = next(self._steps)
 
     def scores(self, last: LayerTokens | None) -> Tensor:
@@ -100,9 +106,10 @@ def score_together(jobs: Sequence[ClipJob], frames_FCHW: Tensor, *, frame_slice:
     taps = sorted({tap for side in walks for tap in side.taps} | ({final} if needs_last else set()))
     last: LayerTokens | None = None
     for layer in backbone.stream(clip_BTCHW, taps, frame_slice=frame_slice):
+        known: NormedTokens = {}
         for side, own in walks.items():
             if layer.layer in side.taps:
-                projected = side.project(layer.layer, layer)
+                projected = side.project(layer.layer, layer, known)
                 for walk in own:
                     walk.step(projected)
         if layer.layer == final and needs_last:

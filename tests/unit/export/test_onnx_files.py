@@ -11,6 +11,7 @@ from torch import Tensor
 
 import side4video
 from side4video.errors import MissingExtraError
+from side4video.export import onnx_files
 from side4video.export.check import INT8_TOLERANCE, TOLERANCE, clips_of, compare
 from side4video.export.onnx_files import data_file, open_onnx, open_session, require_onnx, write_int8
 from side4video.export.parts import Sizes, parts_of
@@ -79,6 +80,18 @@ def test_nothing_in_the_file_says_where_it_was_made(shared: Shared) -> None:
     content = shared.path.read_bytes() + data_file(shared.path).read_bytes()
     for place in (Path(side4video.__file__).parent, Path(torch.__file__).parent, shared.path.parent):
         assert str(place).encode() not in content
+
+
+def test_whatever_the_exporter_notes_of_this_machine_is_left_out(shared: Shared) -> None:
+    onnx_ir = pytest.importorskip("onnx_ir", reason="the export extra is not installed")
+    model, place = onnx_ir.load(str(shared.path)), "/home/somebody/model.py"
+    for node in model.graph.all_nodes():
+        node.metadata_props["pkg.torch.onnx.stack_trace"] = node.doc_string = f'File "{place}", line 7'
+    for thing in (model, model.graph, *model.graph.inputs, *model.graph.outputs):
+        thing.metadata_props["note"] = place
+    assert place.encode() in onnx_ir.to_proto(model).SerializeToString()
+    onnx_files._strip(model)
+    assert place.encode() not in onnx_ir.to_proto(model).SerializeToString()
 
 
 def test_int8_keeps_most_of_the_numbers_in_half_the_room(shared: Shared, tmp_path: Path, frames_TCHW: Tensor) -> None:

@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from side4video.side import temporal
+from side4video.side.kernels import depthwise_rows
 from side4video.side.temporal import DepthwiseTime, TemporalAttention, TemporalConv, depthwise_time
-
-as_conv2d = temporal._as_conv2d
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
@@ -52,7 +51,7 @@ def test_the_processors_own_kernel_is_the_same(
     shape: str, num_frames: int, kernel: int, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, used = DepthwiseTime(24, kernel), []
-    monkeypatch.setattr(temporal, "_as_conv2d", lambda *args: used.append(True) or as_conv2d(*args))
+    monkeypatch.setattr(temporal, "depthwise_rows", lambda *args: used.append(True) or depthwise_rows(*args))
     x_BTNS = torch.randn(2, num_frames, 9, 24).to(dtype)
     grad_BTNS = torch.randn(2, num_frames, 9, 24).to(dtype)
     # tokens without the first, as a side block cuts them off: rows are apart in memory
