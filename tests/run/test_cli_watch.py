@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from run.rtsp_camera import RtspServer, start_camera
 from run.small_runs import CLASSES, draw_clip
 from side4video import load
 from side4video.build import pixel_format
@@ -192,3 +193,48 @@ def test_bad_words(trained: Path, words: list[str], message: str, capsys: pytest
     _, err = watch(capsys, trained, *words, code=2)
     assert message in err
     assert "Traceback" not in err
+
+
+def test_a_camera_with_rtsp_that_loses_its_viewers(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = draw_clip(tmp_path / "camera.mp4", "grow", seed=5, num_frames=12)
+    server = RtspServer()
+    camera = start_camera(recording, server.address, fps=25)
+    deadline = time.monotonic() + 60
+    while "RECORD" not in server.requests and time.monotonic() < deadline:
+        time.sleep(0.02)
+    monkeypatch.setattr(feed.LiveFeed.__init__, "__kwdefaults__", {
+        **feed.LiveFeed.__init__.__kwdefaults__, "first_pause_seconds": 0.05,
+    })  # fmt: skip
+    scores, seen, cuts = ClassScorer.scores, [], []
+
+    def counted(self: ClassScorer, windows: Any) -> Any:
+        seen.append(len(windows.starts))
+        if sum(seen) >= 5 and not cuts:
+            cuts.append(server.cut())
+            seen.clear()
+        elif sum(seen) >= 5:
+            # the camera goes away for good
+            server.close()
+        return scores(self, windows)
+
+    monkeypatch.setattr(ClassScorer, "scores", counted)
+    try:
+        address = server.address.replace("rtsp://", "rtsp://user:secret@")
+        lines, err = watch(capsys, trained, address, "--fps", "25", "--give-up", "1", "--max-latency", "9", code=2)
+    finally:
+        server.close()
+        camera.kill()
+        camera.wait()
+    assert cuts == [1], "one viewer was cut off"
+    assert server.requests.count("PLAY") == 2, "and came again"
+    events = [place for place, line in enumerate(lines) if "event" in line]
+    assert lines[events[0]]["event"] == "reconnecting"
+    before, after = lines[: events[0]], [line for line in lines[events[0] :] if "event" not in line]
+    assert len(before) >= 5
+    assert len(after) >= 5
+    for line in (*before, *after):
+        assert sum(item["score"] for item in line["predictions"]) == pytest.approx(1, abs=1e-4)
+    assert "secret" not in err
+    assert "no frame for" in err
