@@ -1,12 +1,13 @@
 """How exact and how fast exported files are: torch in float32 and bf16, ONNX Runtime in float32 and with int8 weights.
 
-    python benchmarks/export.py [--threads 2] [--repeats 5] [--folder FOLDER]
+    python benchmarks/export.py [--threads 1] [--repeats 5] [--folder FOLDER]
 
 Two classifiers: tiny-clip with its trained weights (8 frames of 64 px), and CLIP's ViT-B/16 with random ones (8 frames
 of 224 px, the paper's side network of width 320 at every block; the side network's statistics are random too). One clip
 at a time, of a video that is drawn, encoded and decoded. Every variant has the same number of threads and runs in this
 one process, one after the other in turns, so that a slow minute of the machine hits all of them; medians count, of the
-time on the clock and of the processors' time over all threads, which other programs on the machine disturb less.
+time on the clock and of the processors' time over all threads, which other programs on the machine disturb less. With
+several threads ONNX Runtime's own wait for work by spinning and take time from torch's; one is fair to both.
 The difference is from torch in float32: of the scores (which sum to one), and of the logits as a part of the largest.
 
 With `--folder` the exported files are kept there, and found again by another run. Nothing is downloaded.
@@ -192,7 +193,7 @@ def table(result: dict[str, Any]) -> str:
             f"**{model['title']}, {model['num_frames']} frames, one clip, {result['hardware']['threads']} threads**",
             "",
             "| | ms a clip | CPU ms a clip | file, MB | scores differ by | logits differ by | same first class |",
-            "|---|---|---|---|---|---|---|",
+            "|---|---:|---:|---:|---:|---:|---|",
         ]
         for name, row in model["variants"].items():
             size = "" if not name.startswith("onnx") else f"{row['bytes'] / 1e6:.1f}"
@@ -201,6 +202,12 @@ def table(result: dict[str, Any]) -> str:
             times = f"{row['milliseconds']:.1f} | {row['cpu_milliseconds']:.1f}"
             lines.append(f"| {VARIANTS[name]} | {times} | {size} | {far[0]} | {far[1]} | {same} |")
         lines.append("")
+    machine = f"{result['hardware']['cores']} cores of {result['hardware']['processor']}"
+    lines += [
+        f"Medians of {result['repeats']} rounds in which the variants take turns; {machine}, load "
+        f"{result['hardware']['load_average']} before. Commit {result['commit'][:7]}, `{result['command']}`.",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -210,11 +217,12 @@ _DIFFERENCES = ("scores_difference", "logits_difference")
 def main() -> None:
     """Measure, write the result, and put the table into the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    load_before = round(os.getloadavg()[0], 1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -227,7 +235,7 @@ def main() -> None:
         "side4video": __version__,
         "torch": str(torch.__version__),
         "onnxruntime": onnxruntime.__version__,
-        "hardware": {**hardware(), "load_average": round(os.getloadavg()[0], 1)},
+        "hardware": {**hardware(), "load_average": load_before},
         "repeats": options.repeats,
         "models": models,
     }

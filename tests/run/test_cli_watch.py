@@ -81,6 +81,16 @@ def test_every_frame_of_a_file(trained: Path, recording: Path, capsys: pytest.Ca
             assert line["latency_seconds"] >= 0
 
 
+def test_a_video_that_is_shorter_than_a_window_says_so(
+    trained: Path, recording: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, err = watch(capsys, trained, recording, "--fps", "2")
+    assert lines == []
+    assert "4 frames, 0 of them dropped" in err
+    assert f"no window was full: one is {NUM_FRAMES} frames, 3 s at --fps 2" in err
+    assert "no window" not in watch(capsys, trained, recording, "--fps", "5")[1]
+
+
 def test_a_pipe_and_one_json_value(
     trained: Path, recording: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

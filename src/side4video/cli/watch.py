@@ -136,6 +136,9 @@ def run(options: argparse.Namespace) -> Outcome:
         raise KeyboardInterrupt(f"stopped; {_told(feed)}") from None
     note(_told(feed))
     counts = feed.counts
+    shortest = min(scorer.num_frames for scorer in loaded.scorers)
+    if counts.read and not num_predictions:
+        note(f"no window was full: one is {shortest} frames, {shortest / options.fps:.3g} s at --fps {options.fps:g}")
     value = {"frames": counts.read, "dropped": counts.dropped, "reconnects": counts.reconnects}
     return Outcome(DONE, {**value, "predictions": num_predictions})
 

@@ -40,6 +40,16 @@ def test_each_says_what_it_says_alone(make_scorer: MakeScorer, frame_slice: int 
         torch.testing.assert_close(scores_VK, expected_VK, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5, 6, 7], [7, 6, 5, 4, 3, 2, 1, 0], [0, 0, 1, 2, 3, 4, 5, 6]])
+def test_one_clip_of_as_many_frames(make_scorer: MakeScorer, order: list[int]) -> None:
+    scorer, places_VT = make_scorer(), torch.tensor([order])
+    frames_FCHW = torch.randn(8, 3, 12, 14, generator=torch.Generator().manual_seed(1))
+    (found_VK,) = score_together([ClipJob(scorer, places_VT)], frames_FCHW)
+    with torch.no_grad():
+        expected_VK = scorer.model(frames_FCHW[places_VT]).softmax(-1)
+    torch.testing.assert_close(found_VK, expected_VK, atol=1e-5, rtol=0)
+
+
 @torch.no_grad()
 def test_classifiers_and_retrieval_in_one_pass() -> None:
     backbone = create_backbone("tiny-clip", pretrained=False, precision="fp32")
