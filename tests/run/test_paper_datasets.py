@@ -79,3 +79,7 @@ def test_retrieval(
     test = [] if name == "msrvtt" else ["retrieval.val_split=test"]
     result = printed(capsys, 0, "evaluate", str(out), *test, "data.workers=0")
     assert (result["num_videos"], result["missing"], result["broken"]) == (num_test, 0, 0)
+    video = draw_clip(tmp_path / "new.mp4", "grow", seed=500)
+    sentences = ("--text", "a square grows", "--text", "a square moves to the left")
+    (entry,) = printed(capsys, 0, "predict", str(out), str(video), *sentences)
+    assert {one["label"] for one in entry["predictions"]} == set(sentences[1::2])

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 import threading
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
+import av.error
+import numpy as np
 import pytest
 import torch
 
 from side4video.data.decode import open_video
+from side4video.data.motions import draw_motion
 from side4video.errors import ConfigError, VideoError
 from side4video.streaming.sources import LiveFrame, Source, parse_source, read_frames
 
@@ -95,6 +101,54 @@ def test_a_pipe(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     through_pipe(b"no video at all" * 100, monkeypatch)
     with pytest.raises(VideoError, match="standard input: damaged, truncated or not a video"):
         read("-")
+
+
+@pytest.mark.parametrize("jump_seconds", [-0.6, 1000.0])
+def test_a_clock_that_jumps_is_carried_on(jump_seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: list[bytes] = []
+    for begin in (10.0, 10.8 + jump_seconds):
+        path = tmp_path / "part.ts"
+        with av.open(str(path), "w", options={"muxdelay": "0"}) as container:
+            stream = container.add_stream("mpeg2video", rate=5)
+            stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", 1
+            for number in range(4):
+                frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 50 * number, np.uint8), format="rgb24")
+                frame.pts, frame.time_base = round(90_000 * (begin + number / 5)), Fraction(1, 90_000)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        parts.append(path.read_bytes())
+    thread = through_pipe(b"".join(parts), monkeypatch)
+    found = read("-")
+    thread.join(5)
+    assert [frame.seconds for frame in found] == pytest.approx([number / 5 for number in range(8)], abs=2e-2)
+
+
+def test_damaged_pictures_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames_THWC = draw_motion("move-left", np.random.default_rng(1)).frames_THWC
+    path = tmp_path / "camera.ts"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=5, options={"g": "12", "bf": "0"})
+        stream.height, stream.width, stream.pix_fmt = *frames_THWC.shape[1:3], "yuv420p"
+        for frame_HWC in frames_THWC:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
+        container.mux(stream.encode())
+    content, packet = bytearray(path.read_bytes()), 188
+    for seed in range(20):  # until a picture is decoded and flagged, which is not so wherever damage falls
+        draw, damaged = np.random.default_rng(seed), bytearray(content)
+        place = packet * int(draw.integers(len(content) // packet // 4, 3 * len(content) // packet // 4))
+        damaged[place + 40 : place + 180] = draw.bytes(140)
+        with av.open(io.BytesIO(bytes(damaged))) as container:
+            corrupt: list[bool] = []
+            for one in container.demux(video=0):
+                with contextlib.suppress(av.error.InvalidDataError):
+                    corrupt += [frame.is_corrupt for frame in one.decode()]
+        if any(corrupt):
+            break
+    else:
+        pytest.fail("no damage that the decoder flags")
+    thread = through_pipe(bytes(damaged), monkeypatch)
+    assert len(read("-")) == corrupt.count(False) < len(frames_THWC)
+    thread.join(5)
 
 
 def test_a_pipe_that_is_silent_hears_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
