@@ -188,9 +188,11 @@ def measure(setup: Setup, folder: Path, *, threads: int, repeats: int) -> dict[s
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
     lines: list[str] = []
+    threads = result["hardware"]["threads"]
+    used = "1 thread" if threads == 1 else f"{threads} threads"
     for model in result["models"].values():
         lines += [
-            f"**{model['title']}, {model['num_frames']} frames, one clip, {result['hardware']['threads']} threads**",
+            f"**{model['title']}, {model['num_frames']} frames, one clip, {used}**",
             "",
             "| | ms a clip | CPU ms a clip | file, MB | scores differ by | logits differ by | same first class |",
             "|---|---:|---:|---:|---:|---:|---|",
