@@ -25,6 +25,7 @@ from torch import Tensor
 from side4video.backbones.base import FrozenBackbone
 from side4video.backbones.trunk import LayerTokens
 from side4video.side.fusion import NormedTokens
+from side4video.side.kernels import fused
 from side4video.side.network import ProjectedTokens, SideNetwork, SideOutput, StemParts
 
 FRAME_SLICE = 16
@@ -93,9 +94,10 @@ class Windows:
             ValueError: neither.
         """
         shared = self._shared.get(side)
-        if shared is None:
-            return side(self.clip_BTCHW, self.layers(side.taps))
-        return side(shared.stem(self._places) or self.clip_BTCHW, shared.layers(self._places))
+        with fused():
+            if shared is None:
+                return side(self.clip_BTCHW, self.layers(side.taps))
+            return side(shared.stem(self._places) or self.clip_BTCHW, shared.layers(self._places))
 
     def layers(self, taps: Collection[int]) -> Iterator[LayerTokens]:
         """The tokens of these frozen blocks in order of depth, one after the other: what a side network consumes.
@@ -138,7 +140,9 @@ class _SideFrames:
     def take(self, layer: LayerTokens, known: NormedTokens) -> None:
         """A layer of those frames, if the side network taps it; `known` is what side networks share of it."""
         if layer.layer in self._side.taps:
-            new, held = self._side.project(layer.layer, layer, known), self._layers.get(layer.layer)
+            held = self._layers.get(layer.layer)
+            with fused():
+                new = self._side.project(layer.layer, layer, known)
             self._layers[layer.layer] = ProjectedTokens(
                 _joined(held and held.patches_BTNS, new.patches_BTNS),
                 _joined(held and held.class_BTS, new.class_BTS),

@@ -46,13 +46,13 @@ def test_the_command_of_the_docs_survives_a_killed_worker(tmp_path: Path) -> Non
     agent = ["-m", "torch.distributed.run", "--nnodes=1", "--nproc_per_node=2", "--rdzv_backend=c10d"]
     agent += ["--rdzv_endpoint=localhost:0", "--max_restarts=1", "--monitor_interval=0.05"]
     words = ["-m", "side4video.cli.main", "train", str(tmp_path / "clips" / "train")]
-    words += ["--val", str(tmp_path / "clips" / "val"), "--out", str(out), "--resume", "--epochs", "12"]
+    words += ["--val", str(tmp_path / "clips" / "val"), "--out", str(out), "--resume", "--epochs", "6"]
     more = settings("data.batch_size=3", "optim.warmup_epochs=0", "train.loggers=[csv]", "train.save_every_steps=1")
     command = [sys.executable, *agent, *words, *more]
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=ENVIRONMENT, text=True) as running:
         saved, worker = 0, 0
         deadline = time.monotonic() + 100
-        while saved < 5 and running.poll() is None and time.monotonic() < deadline:
+        while saved < 3 and running.poll() is None and time.monotonic() < deadline:
             saved = max((int(path.name.split("-")[1]) for path in out.glob("state/step-*[0-9]")), default=0)
             time.sleep(0.02)
         if running.poll() is None:
@@ -60,10 +60,10 @@ def test_the_command_of_the_docs_survives_a_killed_worker(tmp_path: Path) -> Non
             os.kill(worker, signal.SIGKILL)
         _, said = running.communicate(timeout=150)
     assert worker, said
-    assert saved >= 5, said
+    assert saved >= 3, said
     assert running.returncode == 0, said
-    (resumed,) = re.findall(r"resuming after (\d+) of 24 batches", said)
+    (resumed,) = re.findall(r"resuming after (\d+) of 12 batches", said)
     assert int(resumed) >= saved, said
     with (out / "logs" / "epochs.csv").open() as file:
-        assert [int(row["epoch"]) for row in csv.DictReader(file)] == [*range(1, 13)]
+        assert [int(row["epoch"]) for row in csv.DictReader(file)] == [*range(1, 7)]
     assert json.loads((out / "run.json").read_text())["status"] == "finished"

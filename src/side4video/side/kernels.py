@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 
 import torch
@@ -9,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from side4video.side.norms import own_precision, runs_on_cpu
+
+_fused: ContextVar[bool] = ContextVar("fused", default=False)
 
 
 def has_kernels(x: Tensor, dtype: torch.dtype) -> bool:
@@ -26,24 +31,43 @@ def computing_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if not x.is_meta and torch.is_autocast_enabled(kind) else x.dtype
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
-    """A linear map, and erf GELU behind it if asked for, in the precision that autocast or the tokens say.
+@contextmanager
+def fused() -> Generator[None]:
+    """Inside, and without gradients, linear maps on a CPU are oneDNN's fused ones: for inference.
 
-    Without gradients, on a CPU: one operation in place of three (the bias is not written out first, and GELU sees the
-    sums before they are rounded). fp32 1568 x 320 -> 1280 with GELU, one core: 15.8 ms for 18.8; without 12.0 for 13.1.
+    They round otherwise than what a backward pass is made of, so whatever computes a result twice, once with gradients,
+    must not be in here.
     """
-    if not torch.is_grad_enabled():
-        dtype = computing_dtype(x)
-        if has_kernels(x, dtype) and x.numel():
-            tensors = (x.to(dtype).contiguous(), weight.to(dtype), None if bias is None else bias.to(dtype))
-            return torch.ops.mkldnn._linear_pointwise(*tensors, "gelu" if gelu else "none", [], "none" if gelu else "")
-    out = F.linear(x, weight, bias)
-    return F.gelu(out) if gelu else out
+    token = _fused.set(True)
+    try:
+        yield
+    finally:
+        _fused.reset(token)
 
 
 def apply_linear(module: nn.Linear, x: Tensor, *, gelu: bool = False) -> Tensor:
-    """`linear` with a module's weight and bias."""
-    return linear(x, module.weight, module.bias, gelu=gelu)
+    """A linear map, and erf GELU behind it if asked for."""
+    if _is_fused(x):
+        return _fused_linear(x, module.weight, module.bias, gelu=gelu)
+    out = module(x)
+    return F.gelu(out) if gelu else out
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same of a weight and a bias."""
+    return _fused_linear(x, weight, bias) if _is_fused(x) else F.linear(x, weight, bias)
+
+
+def _is_fused(x: Tensor) -> bool:
+    return _fused.get() and not torch.is_grad_enabled() and x.numel() > 0 and has_kernels(x, computing_dtype(x))
+
+
+def _fused_linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
+    """One operation in place of three: the bias is not written out first, and GELU sees the sums before they are
+    rounded. fp32 1568 x 320 -> 1280 with GELU, one core: 15.8 ms for 18.8; without 12.0 for 13.1."""
+    dtype = computing_dtype(x)
+    tensors = (x.to(dtype).contiguous(), weight.to(dtype), None if bias is None else bias.to(dtype))
+    return torch.ops.mkldnn._linear_pointwise(*tensors, "gelu" if gelu else "none", [], "none" if gelu else "")
 
 
 def depthwise_rows(x_BTNS: Tensor, weight_SK: Tensor, bias_S: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from side4video.backbones.trunk import LayerTokens
 from side4video.side.fusion import NormedTokens
+from side4video.side.kernels import fused
 from side4video.side.network import ProjectedTokens, SideNetwork, SideOutput, StemParts
 from side4video.streaming.scorers import Scorer
 
@@ -87,6 +88,7 @@ class _Walk:
 
 
 @torch.no_grad()
+@fused()
 def score_together(jobs: Sequence[ClipJob], frames_FCHW: Tensor, *, frame_slice: int | None = None) -> list[Tensor]:
     """`scores_VK` of each job, float32 on the CPU. All models have one backbone and look at these pixels.
 

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from side4video.side import kernels
 from side4video.side.fusion import Projection
-from side4video.side.kernels import linear
+from side4video.side.kernels import apply_linear, fused, linear
 from side4video.side.network import SideNetwork, to_patches
 from side4video.side.norms import simulated_gpu
 from side4video.side.spec import SideSpec
@@ -40,36 +41,36 @@ def names() -> Generator[list[str]]:
 
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 8e-3), (torch.float64, 1e-14)]
-)
-def test_a_linear_map_with_and_without_gelu(dtype: torch.dtype, tolerance: float, bias: bool, gelu: bool) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_linear_map_with_and_without_gelu(dtype: torch.dtype, bias: bool, gelu: bool) -> None:
+    tolerance = {torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float64: 1e-14}[dtype]
     x = torch.randn(2, 3, 7, 24).to(dtype)[:, :, 1:]  # rows apart in memory
-    weight, bias_S = torch.randn(16, 24), torch.randn(16) if bias else None
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        given = (
-            weight if dtype != torch.float64 else weight.double(),
-            bias_S if bias_S is None else bias_S.to(x.dtype),
-        )
-        found = linear(x, *given, gelu=gelu)
-    exact = [None if one is None else one.to(dtype).double() for one in (weight, bias_S)]
-    expected = F.linear(x.double(), *exact)
+    module = nn.Linear(24, 16, bias=bias, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    with torch.no_grad(), fused(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        found = apply_linear(module, x, gelu=gelu)
+        assert torch.equal(linear(x, module.weight, module.bias), apply_linear(module, x))
+    weight, bias_S = (None if one is None else one.detach().to(dtype).double() for one in (module.weight, module.bias))
+    expected = F.linear(x.double(), weight, bias_S)
     expected = F.gelu(expected) if gelu else expected
     assert found.dtype == dtype
     assert float((found.double() - expected).abs().max()) <= tolerance * float(expected.abs().max())
 
 
 @needs_onednn
-def test_only_without_gradients_on_a_real_cpu() -> None:
-    x, weight = torch.randn(3, 8), torch.randn(4, 8, requires_grad=True)
-    with names() as seen:
-        linear(x, weight, None, gelu=True).sum().backward()
-    assert weight.grad is not None
-    with torch.no_grad(), simulated_gpu(), names() as more:
-        linear(x, weight, None, gelu=True)
-    assert not [name for name in (*seen, *more) if "mkldnn" in name]
-    with torch.no_grad(), names() as fast:
-        linear(x, weight, None, gelu=True)
+def test_only_for_inference_on_a_real_cpu() -> None:
+    x, module, called = torch.randn(3, 8), nn.Linear(8, 4), []
+    module.register_forward_hook(lambda *_: called.append(True))
+    with fused(), names() as seen:
+        apply_linear(module, x, gelu=True).sum().backward()
+    assert module.weight.grad is not None
+    with torch.no_grad(), names() as more:
+        apply_linear(module, x, gelu=True)
+    with torch.no_grad(), fused(), simulated_gpu(), names() as simulated:
+        apply_linear(module, x, gelu=True)
+    assert not [name for name in (*seen, *more, *simulated) if "mkldnn" in name]
+    assert len(called) == 3
+    with torch.no_grad(), fused(), names() as fast:
+        apply_linear(module, x, gelu=True)
     assert [name for name in fast if "mkldnn::_linear_pointwise" in name]
 
 

@@ -9,12 +9,15 @@ import torch
 
 from side4video.backbones.create import create_backbone
 from side4video.backbones.create_text import create_text_tower
+from side4video.side import kernels
 from side4video.side.spec import SideSpec
 from side4video.streaming.cost import clip_cost
+from side4video.streaming.passes import make_passes
 from side4video.streaming.scorers import ClassScorer, SentenceScorer
 from side4video.streaming.together import ClipJob, score_together
 from side4video.tasks.recognition import VideoClassifier
 from side4video.tasks.retrieval import VideoTextModel
+from side4video.windows import WindowPlan
 from unit.backbones.toy import ToyTrunk
 from unit.streaming.conftest import TO_PIXELS
 
@@ -48,6 +51,23 @@ def test_one_clip_of_as_many_frames(make_scorer: MakeScorer, order: list[int]) -
     with torch.no_grad():
         expected_VK = scorer.model(frames_FCHW[places_VT]).softmax(-1)
     torch.testing.assert_close(found_VK, expected_VK, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_inference_takes_the_fused_kernels(make_scorer: MakeScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[bool] = []
+    plain = kernels._fused_linear
+    monkeypatch.setattr(kernels, "_fused_linear", lambda *args, **more: used.append(True) or plain(*args, **more))
+    monkeypatch.setattr(kernels, "has_kernels", lambda x, _: not x.is_meta and torch.backends.mkldnn.is_available())
+    scorer, frames_FCHW = make_scorer(), torch.randn(8, 3, 12, 14)
+    scorer.model(frames_FCHW[None])
+    assert not used, "a model by itself may be run again with gradients"
+    score_together([ClipJob(scorer, torch.arange(8)[None])], frames_FCHW)
+    alone = len(used)
+    (one,) = make_passes([scorer], lambda size: WindowPlan(size, 1))
+    (scored,) = one.push(frames_FCHW)
+    assert len(scored.starts) == 1
+    assert (alone > 0, len(used)) == (torch.backends.mkldnn.is_available(), 2 * alone)
 
 
 @torch.no_grad()
