@@ -192,10 +192,18 @@ def test_a_moment_is_found_within_the_video_and_in_the_library(page: Page, app_m
 
 
 def seen_colour(page: Page) -> str:
-    """Which colour the moment's player shows in its middle second, by its pixels."""
+    """Which colour the moment's player shows one and a half seconds before where it stands, by its pixels.
+
+    The end of an earlier search in the video, or the picture before the one asked for, may still come: what counts is
+    the picture that is presented with its own time.
+    """
     page.evaluate(
-        "new Promise((done) => { const v = document.querySelector('.playing video');"
-        " v.onseeked = () => done(true); v.currentTime = Math.max(0, v.currentTime - 1.5); })"
+        "new Promise((done, refuse) => { const v = document.querySelector('.playing video');"
+        " const target = Math.max(0, v.currentTime - 1.5), late = setTimeout(() => refuse(new Error("
+        " `no picture of ${target} s: ${v.currentTime} s, seeking ${v.seeking}, ready ${v.readyState}`)), 12000);"
+        " const look = (now, { mediaTime }) => Math.abs(mediaTime - target) < 0.25"
+        " ? (clearTimeout(late), done(true)) : v.requestVideoFrameCallback(look);"
+        " v.requestVideoFrameCallback(look); v.currentTime = target; })"
     )
     sums = page.evaluate(
         "(() => { const v = document.querySelector('.playing video'); const c = document.createElement('canvas');"
