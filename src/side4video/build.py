@@ -27,8 +27,9 @@ from side4video.build_retrieval import (
 from side4video.build_zero_shot import start_head_from_text
 from side4video.cache.loader import CachedLoader
 from side4video.cache.size import CacheDialog
+from side4video.config.groups import CacheSettings, SideSettings
 from side4video.config.paths import locate_data
-from side4video.config.schema import CacheSettings, RunSettings, SideSettings
+from side4video.config.schema import RunSettings
 from side4video.data.caption_loader import CaptionLoader
 from side4video.data.loaders import ClipLoader
 from side4video.errors import BackboneError, CheckpointError, ConfigError, InputError

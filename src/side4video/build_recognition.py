@@ -7,8 +7,9 @@ import logging
 from collections.abc import Sequence
 
 from side4video.backbones.trunk import Preprocessing
+from side4video.config.groups import DataSettings
 from side4video.config.paths import locate_data
-from side4video.config.schema import DataSettings, RunSettings
+from side4video.config.schema import RunSettings
 from side4video.data.catalog import flip_labels
 from side4video.data.class_names import find_mirror_pairs
 from side4video.data.dataset import ClipDataset

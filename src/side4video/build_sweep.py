@@ -14,7 +14,8 @@ from side4video.build_cache import cached_loaders
 from side4video.build_recognition import build_data, build_loaders, build_manifests
 from side4video.build_zero_shot import start_head_from_text
 from side4video.cache.size import CacheDialog
-from side4video.config.schema import BackboneSettings, RunSettings
+from side4video.config.groups import BackboneSettings
+from side4video.config.schema import RunSettings
 from side4video.config.variants import Variant, share_groups
 from side4video.data.loaders import ClipLoader
 from side4video.errors import ConfigError, InputError, TrainingError

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from side4video.config.schema import OptimSettings
+from side4video.config.groups import OptimSettings
 from side4video.training.optim import Schedule
 
 

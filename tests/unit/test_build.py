@@ -24,8 +24,9 @@ from side4video.build import (
     train_run,
     train_transform,
 )
+from side4video.config.groups import DataSettings, SideSettings
 from side4video.config.load import load_settings
-from side4video.config.schema import DataSettings, RunSettings, SideSettings
+from side4video.config.schema import RunSettings
 from side4video.data.transforms import PixelFormat
 from side4video.errors import CheckpointError, ConfigError, DataError
 from side4video.training.values import FitResult

@@ -17,7 +17,7 @@ from side4video.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from side4video.cli.parser import CommandParser
-    from side4video.config.schema import DataSettings
+    from side4video.config.groups import DataSettings
     from side4video.data.health import Finding, HealthReport
     from side4video.data.manifest import Manifest
 

@@ -20,15 +20,15 @@ from side4video.backbones.base import FrozenBackbone
 from side4video.backbones.precision import cpu_has_bf16
 from side4video.build import build_backbone, load_text_model, pixel_format, train_run
 from side4video.build_retrieval import build_caption_sets, build_text_model, build_tokenizer, eval_captions_loader
-from side4video.config.schema import (
+from side4video.config.groups import (
     BackboneSettings,
     DataSettings,
     OptimSettings,
     RetrievalSettings,
-    RunSettings,
     SideSettings,
     TrainSettings,
 )
+from side4video.config.schema import RunSettings
 from side4video.data.caption_loader import CaptionLoader
 from side4video.data.captions import CaptionSet
 from side4video.data.motions import opposites

@@ -18,14 +18,8 @@ from side4video.backbones.base import FrozenBackbone
 from side4video.backbones.precision import cpu_has_bf16
 from side4video.batch import VideoBatch
 from side4video.build import build_backbone, build_manifests, load_classifier, pixel_format, train_run
-from side4video.config.schema import (
-    BackboneSettings,
-    DataSettings,
-    OptimSettings,
-    RunSettings,
-    SideSettings,
-    TrainSettings,
-)
+from side4video.config.groups import BackboneSettings, DataSettings, OptimSettings, SideSettings, TrainSettings
+from side4video.config.schema import RunSettings
 from side4video.data.dataset import ClipDataset
 from side4video.data.loaders import ClipLoader, collate, make_eval_loader
 from side4video.data.motion_files import write_motion_clips

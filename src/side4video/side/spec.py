@@ -29,7 +29,7 @@ Taps = str | Sequence[int]
 
 @dataclass(frozen=True)
 class SideSpec:
-    """Settings of a side network; every combination is allowed. The meaning of each is in `config/schema.py`.
+    """Settings of a side network; every combination is allowed. The meaning of each is in `config/groups.py`.
 
     Raises:
         ConfigError: a value outside what is allowed, or heads that do not divide the width.

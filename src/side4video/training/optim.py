@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
-from side4video.config.schema import OptimSettings
+from side4video.config.groups import OptimSettings
 from side4video.tasks.recognition import VideoClassifier
 
 OFFICIAL_PERIOD = 10

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
-from side4video.config.schema import TrainSettings
+from side4video.config.groups import TrainSettings
 from side4video.errors import ConfigError
 from side4video.training.rendezvous import join_group, under_agent
 

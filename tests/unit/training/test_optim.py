@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from side4video.config.schema import OptimSettings
+from side4video.config.groups import OptimSettings
 from side4video.training.optim import make_optimizer, named_trainables, parameter_groups, set_rate
 
 
