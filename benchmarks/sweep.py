@@ -40,8 +40,12 @@ SIDES: dict[str, dict[str, Any]] = {
     "light, side 192 every second": {"side.width": 192, "side.taps": "every_second"},
     "full, side 320 every block": {"side.width": 320},
 }
-# the full network in float32 takes minutes, and can only be further from the line
-PRECISIONS = {"light, side 192 every second": ("bf16", "fp32"), "full, side 320 every block": ("bf16",)}
+# of the side network and of the frozen weights; the full network in float32 takes minutes, and can only be further from
+# the line
+PRECISIONS = {
+    "light, side 192 every second": (("bf16", "bf16"), ("fp32", "bf16"), ("fp32", "fp32")),
+    "full, side 320 every block": (("bf16", "bf16"),),
+}
 ROUNDS = 3
 PLACE = Place(0, 0, ends=True, in_step=1)
 
@@ -120,15 +124,16 @@ def main() -> None:
     options = parser.parse_args()
     quick, results = options.quick, dict[str, Any]()
     for name, side in SIDES.items():
-        for precision in PRECISIONS[name]:
-            key = f"{name}, {precision}"
+        for precision, frozen in PRECISIONS[name]:
+            key = f"{name}, {precision}" if precision == frozen else f"{name}, {precision}, frozen {frozen}"
             if not key.startswith(options.only):
                 continue
             settings = load_settings(
                 None,
                 {
                     "backbone.name": "open_clip:ViT-B-16", "backbone.pretrained": False, "data.batch_size": 1,
-                    "memory": "fast", "train.precision": precision, "train.accelerator": "cpu", **side,
+                    "backbone.precision": frozen, "memory": "fast", "train.precision": precision,
+                    "train.accelerator": "cpu", **side,
                 },
             )  # fmt: skip
             runtime = start(settings.train)

@@ -53,6 +53,30 @@ def test_a_recipe_and_overrides_are_what_is_stored(
     assert f"next: side4video evaluate {out}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("has_units", "given", "told"),
+    [
+        (True, ("train.precision=auto", "memory=balanced"), ["train.precision=bf16", "memory=fast"]),
+        (False, ("train.precision=auto", "memory=lean"), ["memory=fast"]),
+        (True, ("train.precision=auto", "memory=fast"), ["train.precision=bf16"]),
+        (True, ("train.precision=fp32", "memory=fast"), []),
+    ],
+)
+def test_what_would_be_faster_on_a_cpu_is_said(
+    clips: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    has_units: bool,
+    given: tuple[str, ...],
+    told: list[str],
+) -> None:
+    monkeypatch.setattr("side4video.backbones.precision.cpu_has_bf16", lambda: has_units)
+    assert main([*words(clips, tmp_path / "run", *given), "--epochs", "1"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("faster on a CPU: ")]
+    assert [found for line in lines for found in re.findall(r"(?:train\.precision=bf16|memory=fast)", line)] == told
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT for children there")
 def test_ctrl_c_saves_and_resume_ends_at_the_same_weights(clips: Path, tmp_path: Path) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"

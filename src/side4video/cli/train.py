@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from side4video.backbones.catalog import LIBRARIES, TINY, suggest
-from side4video.cli.console import note, say
+from side4video.cli.console import is_first_process, note, say
 from side4video.cli.main import Outcome
 from side4video.config.describe import known_settings
 from side4video.config.load import (
@@ -196,6 +196,22 @@ def _where_looked(settings: RunSettings, key: str) -> str:
     return "; data.root=FOLDER says where lists are" if root is None else f", neither here nor in data.root={root}"
 
 
+def _tell_faster_settings(settings: RunSettings) -> None:
+    """On a CPU: what would make steps faster and was left as it is."""
+    from side4video.backbones.precision import cpu_has_bf16
+    from side4video.training.runtime import choose_accelerator
+
+    if choose_accelerator(settings.train.accelerator) != "cpu" or not is_first_process():
+        return
+    faster: list[str] = []
+    if settings.train.precision == "auto" and cpu_has_bf16():
+        faster.append("train.precision=bf16 (this processor has units for it; the side network is trained in fp32 now)")
+    if settings.memory != "fast":
+        faster.append(f"memory=fast (nothing is computed twice, as memory={settings.memory} does)")
+    if faster:
+        note(f"faster on a CPU: {', '.join(faster)}")
+
+
 def _train(settings: RunSettings, out: Path, options: argparse.Namespace, *, going_on: bool) -> Outcome:
     # torch comes in here: everything above is checked without it
     from side4video.build import train_run
@@ -211,6 +227,8 @@ def _train(settings: RunSettings, out: Path, options: argparse.Namespace, *, goi
         from side4video.cli.cache_dialog import AskInTerminal
 
         dialog = AskInTerminal(yes=options.yes)
+    if not going_on:
+        _tell_faster_settings(settings)
     result = train_run(settings, out, resume=going_on, progress=make_progress(), cache_dialog=dialog)
     if not result.is_main:
         return Outcome()

@@ -140,9 +140,7 @@ def start(settings: TrainSettings) -> Runtime:
     Raises:
         ConfigError: an accelerator, a precision or a number of devices that this machine does not have.
     """
-    accelerator = settings.accelerator
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    accelerator = choose_accelerator(settings.accelerator)
     _check_accelerator(accelerator)
     devices, num_nodes = _devices(settings, accelerator)
     precision = resolve_precision(settings.precision, accelerator)
@@ -169,6 +167,13 @@ def start(settings: TrainSettings) -> Runtime:
             join_group("nccl" if accelerator == "cuda" else "gloo")
         fabric.launch()
         return Runtime(fabric, precision)
+
+
+def choose_accelerator(setting: str) -> str:
+    """`auto` in words: a GPU of NVIDIA's, else one of Apple's, else the CPU."""
+    if setting != "auto":
+        return setting
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def resolve_precision(setting: str, accelerator: str) -> StepPrecision:
