@@ -27,6 +27,7 @@ ABOUT = {
     "export": ("exported models: parity and speed", "export.md"),
     "floor": ("distance from the arithmetic that cannot be left out", "benchmarks.md"),
     "fuzz": ("mutated videos and lists", "trust.md"),
+    "giant": ("EVA02-CLIP-E/14 at its real size: loading, and a frozen pass or a training step", "clusters.md"),
     "index": ("`kill -9` while indexing", "search.md"),
     "many": ("three classifiers on one pass", "many-models.md"),
     "memory": ("peak of a training step by mode", "memory.md"),
@@ -108,7 +109,7 @@ def decode_table(report: dict[str, Any]) -> str:
             cells += f" {one['clips_per_second']:.1f} | {one['cpu_ms_per_clip']:.0f} |" if one else " | |"
         lines.append(f"| {reader} |{cells}")
     lines += ["", f"{report['what']}. `{report['command']}`, commit `{report['commit'][:12]}`, "]
-    lines[-1] += f"{machine(report['hardware'])}; a busy machine, on which the readers took turns."
+    lines[-1] += f"{machine(report['hardware'])}, load {report['hardware']['load_average']}; the readers took turns."
     return "\n".join(lines)
 
 
