@@ -56,8 +56,10 @@ def test_a_recipe_and_overrides_are_what_is_stored(
 @pytest.mark.parametrize(
     ("has_units", "given", "told"),
     [
-        (True, ("train.precision=auto", "memory=balanced"), ["train.precision=bf16", "memory=fast"]),
-        (False, ("train.precision=auto", "memory=lean"), ["memory=fast"]),
+        (True, ("train.precision=auto",), ["train.precision=bf16", "memory=fast"]),
+        (False, ("train.precision=auto",), ["memory=fast"]),
+        (False, ("train.precision=auto", "memory=lean"), []),
+        (False, ("train.precision=auto", "--memory", "0.7GiB"), []),
         (True, ("train.precision=auto", "memory=fast"), ["train.precision=bf16"]),
         (True, ("train.precision=fp32", "memory=fast"), []),
     ],

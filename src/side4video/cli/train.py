@@ -196,8 +196,8 @@ def _where_looked(settings: RunSettings, key: str) -> str:
     return "; data.root=FOLDER says where lists are" if root is None else f", neither here nor in data.root={root}"
 
 
-def _tell_faster_settings(settings: RunSettings) -> None:
-    """On a CPU: what would make steps faster and was left as it is."""
+def _tell_faster_settings(settings: RunSettings, *, chose_memory: bool) -> None:
+    """On a CPU: what would make steps faster and was left as it is. Who chose a memory mode or a budget has reasons."""
     from side4video.backbones.precision import cpu_has_bf16
     from side4video.training.runtime import choose_accelerator
 
@@ -206,7 +206,7 @@ def _tell_faster_settings(settings: RunSettings) -> None:
     faster: list[str] = []
     if settings.train.precision == "auto" and cpu_has_bf16():
         faster.append("train.precision=bf16 (this processor has units for it; the side network is trained in fp32 now)")
-    if settings.memory != "fast":
+    if settings.memory != "fast" and not chose_memory:
         faster.append(f"memory=fast (nothing is computed twice, as memory={settings.memory} does)")
     if faster:
         note(f"faster on a CPU: {', '.join(faster)}")
@@ -228,7 +228,8 @@ def _train(settings: RunSettings, out: Path, options: argparse.Namespace, *, goi
 
         dialog = AskInTerminal(yes=options.yes)
     if not going_on:
-        _tell_faster_settings(settings)
+        chose_memory = options.memory is not None or "memory" in options.overrides
+        _tell_faster_settings(settings, chose_memory=chose_memory)
     result = train_run(settings, out, resume=going_on, progress=make_progress(), cache_dialog=dialog)
     if not result.is_main:
         return Outcome()
